@@ -1,0 +1,65 @@
+# The developer's verbs. `make quickstart` and `make test` install what they need first.
+#
+#   make quickstart   a real run on this machine's CPU, in minutes -> runs/quickstart/
+#   make test         every test that needs no GPU
+#   make bench        speed, in ratios taken in one run -> benchmarks/results/
+#
+# A Python that is there already is used with PYTHON=...; nothing is installed then.
+
+VENV ?= .venv
+VARIANT ?= cpu
+UV_VERSION := 0.13.8
+ifdef PYTHON
+READY :=
+else
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.installed
+endif
+# uv reads neither of pip's settings by itself.
+SOURCES := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
+	$(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL) --index-strategy unsafe-best-match)
+UV := $(VENV)/bin/python -m uv
+# Setting SET="iterations=5" changes the quickstart's configuration.
+SET ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer selfplay-figures clean
+
+help:  ## Show these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+setup: $(READY)  ## Install everything into .venv (VARIANT=gpu for NVIDIA GPUs)
+
+$(VENV)/.installed: requirements/$(VARIANT).txt pyproject.toml
+	python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12) and "selfplay needs Python 3.11 or 3.12, this is %d.%d" % sys.version_info[:2] or 0)'
+	python3 -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps $(SOURCES) -r requirements/$(VARIANT).txt
+	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lock:  ## Pin requirements/*.in anew (needs uv)
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+		--overrides requirements/overrides.txt requirements/cpu.in | grep -v "'never'" > requirements/cpu.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+		requirements/gpu.in > requirements/gpu.txt
+
+quickstart: $(READY)  ## Train the playground's model by self-play on this CPU
+	$(PYTHON) -m cluster train configs/quickstart.yaml $(SET)
+
+test: $(READY)  ## Run the tests
+	$(PYTHON) -m pytest -m "not gpu" $(PYTEST)
+
+test-gpu: $(READY)  ## Run the tests that need a GPU
+	$(PYTHON) -m pytest -m gpu $(PYTEST)
+
+lint: $(READY)  ## Check style and format
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(READY)  ## Format the code
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+types: $(READY)  ## Check types
+	$(PYTHON) -m basedpyright --level error

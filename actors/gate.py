@@ -1,0 +1,113 @@
+"""Which of the Challenger's queries enter training: strict, cheap checks apart from any reward.
+
+A gate in front of training keeps self-play from drifting to garbled queries under every reward
+that was tested with it (arXiv 2605.22217).
+"""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Set
+
+from actors.records import Query
+from actors.roles import PromptFile
+from configs.errors import UserError
+from configs.schema import GateConfig
+
+log = logging.getLogger(__name__)
+TaskVerifier = Callable[[str], str | None]
+
+
+class Gate:
+    """Decides on one query at a time. It remembers nothing."""
+
+    def __init__(
+        self, config: GateConfig, prompt: PromptFile, answer_fits: Callable[[Query], bool]
+    ) -> None:
+        """Take the challenger prompt and a function that finds room for an answer.
+
+        Args:
+            config: The section `gate`.
+            prompt: The challenger prompt, whose own wording no query may repeat.
+            answer_fits: Whether the Solver's prompt and the longest answer to a query fit the
+                engine's context together.
+
+        Raises:
+            UserError: `gate.task_verifier` names no function that can be imported.
+        """
+        self._config = config
+        self._answer_fits = answer_fits
+        self._task_verifier = _load_verifier(config.task_verifier)
+        self._wording = {
+            run for text in prompt.wording for run in word_runs(text, config.echo_words)
+        }
+        self._markers = template_markers(prompt)
+
+    def check(self, query: Query, seen: Set[str]) -> str | None:
+        """Return why a query is rejected, None where it is admitted.
+
+        Args:
+            query: What the Challenger wrote.
+            seen: The texts of the iteration's queries that were admitted before it.
+
+        Returns:
+            `empty`, `cut_off`, `echo`, `duplicate`, `too_long`, or `task_` and what the task
+            verifier says.
+        """
+        if len(query.text) < self._config.min_characters:
+            return "empty"
+        if query.completion is not None and query.completion.finish_reason == "length":
+            return "cut_off"
+        if self._is_echo(query.text):
+            return "echo"
+        if query.text in seen:
+            return "duplicate"
+        if not self._answer_fits(query):
+            return "too_long"
+        return self._task_fault(query.text)
+
+    def _is_echo(self, text: str) -> bool:
+        if any(marker in text for marker in self._markers):
+            return True
+        return any(run in self._wording for run in word_runs(text, self._config.echo_words))
+
+    def _task_fault(self, text: str) -> str | None:
+        if self._task_verifier is None:
+            return None
+        try:
+            fault = self._task_verifier(text)
+        except Exception:
+            # What a model wrote has upset the function: the query is at fault, not the run.
+            log.exception("%s failed on the query %r", self._config.task_verifier, text)
+            return "task_error"
+        return None if fault is None else f"task_{fault}"
+
+
+def word_runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
+    """Yield every run of `length` consecutive words, without their case and punctuation."""
+    words = re.findall(r"\w+", text.casefold())
+    for start in range(len(words) - length + 1):
+        yield tuple(words[start : start + length])
+
+
+def template_markers(prompt: PromptFile) -> list[str]:
+    """Return the lines right above and below the template slot that look like markers.
+
+    A marker begins and ends with punctuation, as `[START]` or `---` do: a line of plain words
+    could well stand in a query.
+    """
+    lines = prompt.text.splitlines()
+    places = [n for n, line in enumerate(lines) if line.strip() == "{{template}}"]
+    around = [lines[n].strip() for at in places for n in (at - 1, at + 1) if 0 <= n < len(lines)]
+    return [line for line in around if re.fullmatch(r"[^\w\s].*[^\w\s]", line)]
+
+
+def _load_verifier(name: str | None) -> TaskVerifier | None:
+    if name is None:
+        return None
+    try:
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"gate.task_verifier {name!r} cannot be imported: {error}") from error

@@ -1,0 +1,146 @@
+"""How much memory learner ranks and engines take: estimates in GiB, each part named.
+
+Parameters are counted exactly, on the meta device. What is rough: activations follow Llama's
+block (its gated MLP, attention without materialised scores); the overheads are constants.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from configs.errors import UserError
+from configs.fleets import EngineConfig
+from configs.learner import LearnerConfig
+
+GIB = 2.0**30
+PROCESS_GIB = 1.5
+"""A CUDA context with NCCL's and the allocator's own use, or a CPU process with its libraries."""
+ENGINE_WORK_GIB = 2.0
+"""vLLM's activations and CUDA graphs."""
+BYTES = {"float32": 4, "bfloat16": 2}
+MASTER, MOMENTS, ACCUMULATED = 4, 8, 4
+"""Bytes per parameter: float32 master weights, Adam's two moments, accumulated gradient."""
+
+Parts = dict[str, float]
+"""GiB by what takes them."""
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """The numbers of a model that memory follows from."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    context: int
+
+    @cached_property
+    def block_elements(self) -> int:
+        """Activations that one layer keeps per token for its backward pass."""
+        attention = 8 * self.hidden + 2 * self.kv_heads * self.head_size
+        return attention + 4 * self.feed_forward
+
+    def kv_bytes(self, engine: EngineConfig) -> float:
+        """KV cache of one token on one GPU of an engine."""
+        heads = max(1, self.kv_heads / engine.tensor_parallel)
+        return 2 * self.layers * heads * self.head_size * BYTES[engine.dtype]
+
+
+def measure(key: str, path: str, revision: str | None = None, trust: bool = False) -> ModelSize:
+    """Size of the model in a folder or on the hub; only its config.json is read.
+
+    `key` names the setting in the UserError for a model that is not there.
+    """
+    # transformers takes seconds to import, which --help should not pay.
+    import torch  # noqa: PLC0415
+    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{key} {path!r}: no config.json of a model there; name a folder that holds one, or a"
+            " hub id that this machine can reach (hf download fetches it where there is network,"
+            f" HF_TOKEN opens gated ones): {str(error).splitlines()[0]}"
+        ) from None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    heads = config.num_attention_heads
+    return ModelSize(
+        parameters=sum(p.numel() for p in model.parameters()),
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        feed_forward=config.intermediate_size,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocabulary=config.vocab_size,
+        context=config.max_position_embeddings,
+    )
+
+
+def learner_parts(learner: LearnerConfig, size: ModelSize, kl: bool) -> tuple[Parts, Parts]:
+    """What one learner rank takes: (on its device, in main memory because of offload)."""
+    weight, stage, ranks = BYTES[learner.dtype], learner.zero_stage, learner.ranks
+    gib = size.parameters / GIB
+    per_rank = gib / ranks
+    master = 0 if learner.dtype == "float32" and stage == 0 else MASTER
+    device = {
+        "weights": weight * (per_rank if stage == 3 else gib),
+        "gradients": ACCUMULATED * (per_rank if stage >= 2 else gib),
+        "reference": weight * (per_rank if stage == 3 else gib) if kl else 0.0,
+        "activations": _activations(learner, size),
+        "logits": 3 * 4 * learner.logprob_chunk * size.vocabulary / GIB,
+        "process": PROCESS_GIB,
+    }
+    optimiser = (master + MOMENTS) * (per_rank if stage >= 1 else gib)
+    if not (learner.offload and stage >= 1):
+        return device | {"optimiser": optimiser}, {}
+    host = {"optimiser": optimiser, "gradients": device.pop("gradients")}
+    if stage == 3:
+        host["weights"] = device.pop("weights")
+        device["gathered layers"] = 2 * weight * gib / size.layers
+    return device, host
+
+
+def _activations(learner: LearnerConfig, size: ModelSize) -> float:
+    width = BYTES[learner.dtype]
+    block = size.block_elements * width
+    per_token = block * size.layers
+    if learner.gradient_checkpointing:
+        per_token = size.hidden * width * size.layers + block
+    return per_token * learner.micro_batch_tokens / GIB
+
+
+def resting_gib(parts: Parts) -> float:
+    """What a learner rank keeps on its device between two steps."""
+    return sum(g for name, g in parts.items() if name not in ("activations", "logits"))
+
+
+def engine_parts(fleet: str, engine: EngineConfig, size: ModelSize, gpu_gib: float) -> Parts:
+    """What an engine takes of each of its GPUs, or of main memory where `gpus` is 0.
+
+    Raises UserError where its weights and one sequence of its context do not fit.
+    """
+    if engine.context > size.context:
+        raise UserError(
+            f"fleet {fleet}: context {engine.context} is more than the model's {size.context}"
+        )
+    weights = BYTES[engine.dtype] * size.parameters / engine.tensor_parallel / GIB
+    if engine.gpus == 0:
+        work, cache = PROCESS_GIB, engine.kv_cache_gib
+        remedy = "raise its kv_cache_gib or lower its context"
+    else:
+        work, cache = ENGINE_WORK_GIB, engine.memory_fraction * gpu_gib - weights - ENGINE_WORK_GIB
+        remedy = "raise its memory_fraction or tensor_parallel, or lower its context"
+    one = size.kv_bytes(engine) * engine.context / GIB
+    if cache < one:
+        raise UserError(
+            f"fleet {fleet}: weights take {weights:.1f} GiB and leave {max(cache, 0):.1f} GiB for"
+            f" the KV cache, but one sequence of {engine.context} tokens needs {one:.1f}: {remedy}"
+        )
+    return {"weights": weights, "KV cache": cache, "process": work}

@@ -1,0 +1,176 @@
+"""The driver's metrics: Prometheus, RUN/metrics.jsonl, TensorBoard, and who there is to scrape.
+
+All are fed from one `IterationRecord` per iteration. Names are listed in docs/metrics.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections import Counter as Tally
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from cluster.record import IterationRecord
+from configs.errors import UserError
+from evaluation.run_files import read_history
+
+ITERATION = Gauge("selfplay_iteration", "Iterations trained")
+ITERATIONS_TARGET = Gauge("selfplay_iterations_target", "Iterations the run is to train")
+VERSION = Gauge("selfplay_policy_version", "Version of the policy that was published last")
+REWARD = Gauge("selfplay_reward", "Mean reward of the last iteration, by role", ["role"])
+VALUE = Gauge("selfplay_value", "V: mean external reward R of the last iteration")
+QUALITY = Gauge("selfplay_quality", "V_Q: mean quality reward of the last iteration, 0 to 7")
+PART = Gauge("selfplay_reward_part", "Mean of a named part of R in the last iteration", ["part"])
+ADMITTED = Counter("selfplay_queries_admitted", "Queries that were admitted and trained")
+REJECTED = Counter("selfplay_queries_rejected", "Queries the gate rejected, by reason", ["reason"])
+DROPPED = Counter("selfplay_groups_dropped", "Groups dropped and played again", ["reason"])
+STALENESS = Gauge("selfplay_staleness_versions", "Versions from a group's oldest token to its step")
+STALENESS_MAX = Gauge("selfplay_staleness_max_versions", "The same for the stalest group")
+QUERY_TOKENS = Gauge("selfplay_query_tokens", "Mean length of the Challenger's trained queries")
+ANSWER_TOKENS = Gauge("selfplay_answer_tokens", "Mean length of the answers")
+CUT = Gauge("selfplay_answers_cut_ratio", "Share of the answers that the token limit cut off")
+DISTINCT = Gauge("selfplay_distinct_queries_ratio", "Share of different texts among the queries")
+TOKENS = Counter("selfplay_tokens_generated", "Tokens of queries (rejected ones too) and answers")
+PHASE_SECONDS = Counter("selfplay_phase_seconds", "Seconds spent, by phase", ["phase"])
+ITERATION_SECONDS = Histogram(
+    "selfplay_iteration_seconds",
+    "Wall time of one iteration",
+    buckets=(0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800),
+)
+MEMBERS = Gauge("selfplay_fleet_members", "Members of a fleet, by state", ["fleet", "state"])
+RESTARTS = Gauge("selfplay_fleet_restarts", "Restarts of a fleet's members so far", ["fleet"])
+
+
+def observe(record: IterationRecord, iterations: int) -> None:
+    """Export one iteration to Prometheus."""
+    ITERATION.set(record.iteration + 1)
+    ITERATIONS_TARGET.set(iterations)
+    VERSION.set(record.version)
+    REWARD.labels("solver").set(record.reward_solver)
+    REWARD.labels("challenger").set(record.reward_challenger)
+    VALUE.set(record.v)
+    QUALITY.set(record.v_quality)
+    for name, value in record.parts.items():
+        PART.labels(name).set(value)
+    STALENESS.set(record.staleness_mean)
+    STALENESS_MAX.set(record.staleness_max)
+    QUERY_TOKENS.set(record.query_tokens)
+    ANSWER_TOKENS.set(record.answer_tokens)
+    CUT.set(record.answers_cut)
+    DISTINCT.set(record.distinct_queries)
+    _count(record)
+
+
+def _count(record: IterationRecord) -> None:
+    ADMITTED.inc(record.admitted)
+    for reason, count in record.rejected.items():
+        REJECTED.labels(reason).inc(count)
+    for reason, count in record.dropped.items():
+        DROPPED.labels(reason).inc(count)
+    TOKENS.inc(record.tokens_generated)
+    for phase, seconds in record.seconds.items():
+        if phase != "iteration":
+            PHASE_SECONDS.labels(phase).inc(max(seconds, 0.0))
+    ITERATION_SECONDS.observe(record.seconds["iteration"])
+
+
+def observe_fleet(fleet: str, members: Iterable[Mapping[str, Any]], restarts: int) -> None:
+    """Export a fleet's members, as `Fleet.describe` gives them."""
+    for _, state in [labels for labels in MEMBERS._metrics if labels[0] == fleet]:
+        MEMBERS.labels(fleet, state).set(0)
+    for state, count in Tally(member["state"] for member in members).items():
+        MEMBERS.labels(fleet, state).set(count)
+    RESTARTS.labels(fleet).set(restarts)
+
+
+def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
+    """The numbers of a record as `section/name`, those that are NaN left out."""
+    for name, value in record.as_dict().items():
+        if isinstance(value, dict):
+            nested = ((f"{name}/{key}", item) for key, item in value.items())
+            yield from ((key, float(item)) for key, item in nested if item is not None)
+        elif value is not None and name != "iteration":
+            yield f"game/{name}", float(value)
+
+
+class History:
+    """RUN/metrics.jsonl and RUN/tensorboard, from `iteration` on.
+
+    Whatever an earlier life of the run wrote of later iterations is taken out, since they are
+    played again; so is a line that a crash cut short.
+    """
+
+    def __init__(self, run_dir: Path, iteration: int) -> None:
+        # torch takes seconds to import, which only a run should pay.
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        self.path = run_dir / "metrics.jsonl"
+        kept = [row for row in read_history(run_dir) if row["iteration"] < iteration]
+        unfinished = self.path.with_suffix(".tmp")
+        unfinished.write_text("".join(f"{json.dumps(row)}\n" for row in kept), "utf-8")
+        unfinished.replace(self.path)
+        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration)
+
+    def write(self, record: IterationRecord) -> None:
+        """Add one iteration."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(record.as_dict(), allow_nan=False)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        for name, value in scalars(record):
+            self._board.add_scalar(name, value, record.iteration)
+
+    def close(self) -> None:
+        """Write out what TensorBoard holds back."""
+        self._board.close()
+
+
+@dataclass(frozen=True)
+class Target:
+    """An address to scrape, and what it is."""
+
+    address: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Discovery:
+    """Prometheus' HTTP service discovery: the live targets, asked for at each request."""
+
+    def __init__(self, host: str, port: int, targets: Callable[[], Iterable[Target]]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = json.dumps(_groups(targets())).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """A scrape is no news."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise UserError(
+                f"metrics.host {host}, metrics.discovery_port {port}: cannot listen there"
+                f" ({error.strerror}); 0 takes a free port"
+            ) from error
+        self.url = f"http://{host}:{self._server.server_port}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _groups(targets: Iterable[Target]) -> list[dict[str, Any]]:
+    return [{"targets": [t.address], "labels": dict(t.labels)} for t in targets]

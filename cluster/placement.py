@@ -1,0 +1,183 @@
+"""Which actor fits where: a pure packing of a run's actors onto described nodes.
+
+Invariants: a tensor-parallel engine stays on one node; learner ranks have GPUs of their own among
+themselves (NCCL refuses two ranks on one GPU); nothing is given more than a node has. Ray decides
+the real placement; this shows that one exists, and which.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import Field, model_validator
+
+from configs.base import Config
+from configs.errors import UserError
+from configs.fleets import EngineConfig, FleetConfig
+from configs.schema import RunConfig
+
+ROUNDING = 1e-6
+"""Shares of a GPU are decimal fractions: three times 0.1 and 0.7 fill it."""
+
+
+class NodeConfig(Config):
+    """A machine, or several equal ones."""
+
+    name: str
+    """Its name in the plan."""
+    count: int = Field(default=1, ge=1)
+    """How many such machines."""
+    gpus: int = Field(default=0, ge=0)
+    """GPUs of each."""
+    gpu_gib: float = Field(default=0.0, ge=0)
+    """GiB of memory of each GPU."""
+    cpus: float = Field(ge=0)
+    """CPUs of each, as Ray counts them."""
+    memory_gib: float = Field(gt=0)
+    """GiB of main memory of each."""
+
+
+class ClusterConfig(Config):
+    """The machines a plan is made for."""
+
+    nodes: list[NodeConfig] = Field(min_length=1)
+    """The machines."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> ClusterConfig:
+        names = [machine.name for machine in self.machines()]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two nodes are named {twice[0]!r}; give each its own name")
+        return self
+
+    def machines(self) -> list[NodeConfig]:
+        """One entry per machine, the equal ones numbered."""
+        return [
+            node if node.count == 1 else node.model_copy(update={"name": f"{node.name}-{i}"})
+            for node in self.nodes
+            for i in range(node.count)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one actor reserves: `devices` GPUs with a share `gpus` of each, and CPUs."""
+
+    name: str
+    fleet: str
+    cpus: float
+    gpus: float
+    devices: int = 1
+
+    @property
+    def total_gpus(self) -> float:
+        """GPUs it takes in all."""
+        return self.gpus * self.devices
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """Where one actor fits; `devices` are GPU numbers of the node, empty on CPU."""
+
+    demand: Demand
+    node: str
+    devices: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Room:
+    """What is left of one node."""
+
+    node: NodeConfig
+    cpus: float
+    gpus: list[float]
+    learners: set[int] = field(default_factory=set)
+
+
+def demands(config: RunConfig) -> list[Demand]:
+    """Every actor of a run, learner ranks first, then the fleets."""
+    learner = config.learner
+    ranks = [
+        Demand(f"learner {rank}", "learner", learner.cpus, learner.gpus)
+        for rank in range(learner.ranks)
+    ]
+    return ranks + list(
+        itertools.chain.from_iterable(_members(name, f) for name, f in config.fleets.items())
+    )
+
+
+def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
+    devices = fleet.tensor_parallel if isinstance(fleet, EngineConfig) else 1
+    if fleet.gpus > 1:
+        raise UserError(
+            f"fleet {name}: gpus {fleet.gpus:g} is per tensor-parallel rank, so at most 1: set"
+            " tensor_parallel to spread an engine over GPUs"
+        )
+    if devices > 1 and fleet.gpus != 1:
+        raise UserError(f"fleet {name}: tensor_parallel {devices} needs gpus 1 for each rank")
+    for i in range(fleet.replicas):
+        yield Demand(f"{name} {i}", name, fleet.cpus, fleet.gpus, devices)
+
+
+def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
+    """A seat for every demand, in their order.
+
+    Raises UserError where the nodes have too few GPUs or CPUs in all, or none has room for one.
+    """
+    _check_totals(wanted, nodes)
+    rooms = [_Room(node, node.cpus, [1.0] * node.gpus) for node in nodes]
+    # The hardest to seat first: learner ranks, then by GPUs, then by CPUs.
+    order = sorted(wanted, key=lambda d: (d.fleet != "learner", -d.total_gpus, -d.cpus))
+    seats = {demand.name: _seat(demand, rooms) for demand in order}
+    return [seats[demand.name] for demand in wanted]
+
+
+def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None:
+    for unit, has, asks in (
+        ("GPUs", float(sum(n.gpus for n in nodes)), lambda d: d.total_gpus),
+        ("CPUs", sum(n.cpus for n in nodes), lambda d: d.cpus),
+    ):
+        needs = sum(asks(d) for d in wanted)
+        if needs > has + ROUNDING:
+            fleets = itertools.groupby(wanted, key=lambda d: d.fleet)
+            parts = [(fleet, sum(asks(d) for d in members)) for fleet, members in fleets]
+            listing = ", ".join(f"{fleet} {amount:g}" for fleet, amount in parts if amount)
+            raise UserError(
+                f"the run asks for {needs:g} {unit} ({listing}) and the cluster has {has:g}: lower"
+                f" replicas, ranks or {unit.lower()} of those, or add nodes"
+            )
+
+
+def _seat(demand: Demand, rooms: Sequence[_Room]) -> Seat:
+    for room in rooms:
+        if room.cpus + ROUNDING < demand.cpus:
+            continue
+        devices = _devices(demand, room)
+        if devices is None:
+            continue
+        room.cpus -= demand.cpus
+        for device in devices:
+            room.gpus[device] -= demand.gpus
+        if demand.fleet == "learner":
+            room.learners |= set(devices)
+        return Seat(demand, room.node.name, devices)
+    gpus = f"{demand.devices} × {demand.gpus:g} GPU and " if demand.gpus else ""
+    raise UserError(
+        f"{demand.name} needs {gpus}{demand.cpus:g} CPUs on one node, and no node has that left"
+        " beside the other actors"
+    )
+
+
+def _devices(demand: Demand, room: _Room) -> tuple[int, ...] | None:
+    """The fullest GPUs with room for the demand, None where there are too few."""
+    if demand.gpus == 0:
+        return ()
+    taken = room.learners if demand.fleet == "learner" else set()
+    free = [
+        i for i, left in enumerate(room.gpus) if left + ROUNDING >= demand.gpus and i not in taken
+    ]
+    free.sort(key=lambda i: room.gpus[i])
+    return tuple(free[: demand.devices]) if len(free) >= demand.devices else None

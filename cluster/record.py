@@ -1,0 +1,173 @@
+"""What one iteration came to: a line of metrics.jsonl, of the console and of the report."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.records import Group, Rejected
+from configs.rewards import Part
+from rewards.reward import combine
+
+Floats = npt.NDArray[np.float64]
+
+
+class StepOutcome(Protocol):
+    """What a training step says of its batch (`learner.group.StepResult`)."""
+
+    @property
+    def applied(self) -> bool:
+        """False where a loss or gradient was NaN or infinite and the weights were left alone."""
+        ...
+
+    @property
+    def bad_groups(self) -> list[int]:
+        """Places in the batch of the groups whose loss was NaN or infinite."""
+        ...
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Loss, KL and the like."""
+        ...
+
+    @property
+    def rewards_solver(self) -> list[Floats]:
+        """N arrays [G], [0] for a query without answers."""
+        ...
+
+    @property
+    def rewards_challenger(self) -> Floats:
+        """[N], NaN for a query the Challenger did not write."""
+        ...
+
+    @property
+    def advantages_solver(self) -> list[Floats]:
+        """N arrays [G], [0] for a query without answers."""
+        ...
+
+    @property
+    def advantages_challenger(self) -> Floats:
+        """[N], NaN for a query the Challenger did not write."""
+        ...
+
+
+@dataclass(frozen=True)
+class IterationRecord:
+    """The figures of one iteration; NaN means there was nothing to take a mean of."""
+
+    iteration: int
+    version: int
+    """Policy version published at its end."""
+    reward_solver: float
+    """Mean of what the Solver's advantages were taken from."""
+    reward_challenger: float
+    """Mean of what the Challenger's advantages were taken from."""
+    v: float
+    """V: mean over the queries of R, the weighted sum of the parts."""
+    v_quality: float
+    """V_Q: mean over the queries of R_Q, raw 0…7."""
+    parts: dict[str, float]
+    """Mean of each part of R, raw; a verifier's is its solve rate."""
+    learner: dict[str, float]
+    """The learner's own metrics: loss, KL, gradient norm, …"""
+    admitted: int
+    """Queries the gate let through and that were trained."""
+    rejected: dict[str, int]
+    """Queries the gate turned away, by reason."""
+    dropped: dict[str, int]
+    """Groups dropped and played again, by reason."""
+    staleness_mean: float
+    """Versions between a group's oldest token and the step that trained it."""
+    staleness_max: int
+    query_tokens: float
+    """Mean length of the trained queries of the Challenger."""
+    answer_tokens: float
+    """Mean length of the answers."""
+    answers_cut: float
+    """Share of the answers that the token limit cut off."""
+    distinct_queries: float
+    """Share of different texts among all queries that were sampled."""
+    tokens_generated: int
+    """Of queries, the rejected ones too, and answers."""
+    tokens_per_second: float
+    """Of generation, over the iteration's whole time."""
+    seconds: dict[str, float]
+    """By phase: generate, reward, wait (for the batch), train, publish, iteration."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as JSON takes it: null for NaN and infinities."""
+        return _jsonable(asdict(self))
+
+
+def summarise(
+    iteration: int,
+    groups: Sequence[Group],
+    rejected: Sequence[Rejected],
+    outcome: StepOutcome,
+    parts: Sequence[Part],
+    dropped: Counter[str],
+    seconds: dict[str, float],
+) -> IterationRecord:
+    """The record of the iteration that trained `groups`."""
+    answered = [group for group in groups if group.answers]
+    answers = [answer for group in groups for answer in group.answers]
+    turned_away = [
+        *rejected,
+        *(Rejected(g.query, g.reject_reason) for g in groups if g.reject_reason),
+    ]
+    written = [c for g in groups if (c := g.query.completion) is not None]
+    wasted = [c for r in rejected if (c := r.query.completion) is not None]
+    texts = [g.query.text for g in groups] + [r.query.text for r in rejected]
+    staleness = [iteration - group.version_min for group in groups]
+    tokens = sum(len(c.token_ids) for c in (*answers, *written, *wasted))
+    means = {
+        part.name: _mean([g.scores.parts[part.name].mean() for g in answered]) for part in parts
+    }
+    return IterationRecord(
+        iteration=iteration,
+        version=iteration + 1,
+        reward_solver=_mean(np.concatenate([*outcome.rewards_solver, []])),
+        reward_challenger=_mean(outcome.rewards_challenger),
+        v=_mean([combine(group.scores, parts).mean() for group in answered]),
+        v_quality=_mean([quality_of(group) for group in answered]),
+        parts=means,
+        learner=dict(outcome.metrics),
+        admitted=len(answered),
+        rejected=dict(Counter(one.reason for one in turned_away)),
+        dropped=dict(dropped),
+        staleness_mean=_mean(staleness),
+        staleness_max=max(staleness),
+        query_tokens=_mean([len(c.token_ids) for c in written]),
+        answer_tokens=_mean([len(c.token_ids) for c in answers]),
+        answers_cut=_mean([c.finish_reason == "length" for c in answers]),
+        distinct_queries=len(set(texts)) / len(texts),
+        tokens_generated=tokens,
+        tokens_per_second=tokens / seconds["iteration"],
+        seconds=seconds,
+    )
+
+
+def quality_of(group: Group) -> float:
+    """V_Q of one query: the mean of its parsable verdicts, NaN where there is none."""
+    return _mean([v.score for v in group.scores.verdicts if v.score is not None])
+
+
+def _mean(values: Sequence[Any] | Floats) -> float:
+    """The mean of what is not NaN, NaN where that is nothing."""
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    return float(array.mean()) if array.size else math.nan
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value

@@ -1,0 +1,1 @@
+"""What a run is: the configuration schema and the presets."""

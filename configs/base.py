@@ -1,0 +1,73 @@
+"""What every part of the configuration shares: unknown keys are refused, values are bounded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+
+class Config(BaseModel):
+    """A section of the configuration: unknown keys are errors, sections are immutable."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _yes_is_no_number(cls, values: Any) -> Any:
+        """YAML reads `yes` as true, which pydantic would take for 1."""
+        fields = cls.model_fields
+        for name, value in values.items() if isinstance(values, dict) else ():
+            if (
+                isinstance(value, bool)
+                and name in fields
+                and fields[name].annotation in (int, float)
+            ):
+                raise ValueError(f"{name} must be a number, not {str(value).lower()}")
+        return values
+
+
+def _is_function_name(value: str) -> str:
+    module, colon, function = value.partition(":")
+    parts = [*module.split("."), function]
+    if not colon or not all(part.isidentifier() for part in parts):
+        raise ValueError(
+            "a function is named module:function, for example playground.language:verify"
+        )
+    return value
+
+
+FunctionName = Annotated[str, AfterValidator(_is_function_name)]
+"""A function named `module:function`."""
+
+Dtype = Literal["float32", "bfloat16"]
+
+
+class SamplingConfig(Config):
+    """How one role samples its tokens."""
+
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    """Logits are divided by this; the learner divides by the same. The paper does not state it.
+    0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Nucleus. Below 1 the learner's distribution is not the sampled one; a warning says so."""
+    max_tokens: int = Field(default=512, ge=1)
+    """Most new tokens of one completion."""
+    stop: list[str] = []
+    """Texts that end a completion besides the model's own end token."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _as_vllm_takes_it(cls, temperature: float) -> float:
+        if 0 < temperature < 0.01:
+            raise ValueError("vLLM takes a temperature below 0.01 as 0.01: use 0, or 0.01 and more")
+        return temperature

@@ -1,0 +1,122 @@
+"""Checks between the sections of a configuration; each failure names the keys and the remedy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configs.rewards import REFERENCE_VERIFIERS
+
+if TYPE_CHECKING:
+    from configs.schema import RunConfig
+
+
+def check_agreement(config: RunConfig) -> None:
+    """Raise ValueError with one clear sentence where two sections contradict each other."""
+    _check_algorithm(config)
+    _check_references(config)
+    _check_learnability(config)
+    _check_fleets(config)
+    _check_context(config)
+    _check_offload(config)
+
+
+def _check_algorithm(config: RunConfig) -> None:
+    quality, source, form = config.rewards.quality, config.source.kind, config.challenger.reward
+    if config.algorithm == "grpo":
+        _demand(source == "dataset", "algorithm grpo learns from data: set source.kind to dataset")
+        return
+    _demand(
+        source != "dataset",
+        f"algorithm {config.algorithm} plays: set source.kind to challenger or mix",
+    )
+    if config.algorithm == "lsp_zero":
+        _demand(
+            quality is None, "algorithm lsp_zero has no quality reward: set rewards.quality to null"
+        )
+        _demand(
+            form != "quality", "algorithm lsp_zero has no V_Q: set challenger.reward to minus_v"
+        )
+    if config.algorithm == "lsp":
+        _demand(
+            quality is not None, "algorithm lsp needs rewards.quality; lsp_zero plays without it"
+        )
+        _demand(
+            form != "minus_v",
+            "algorithm lsp rewards the Challenger with quality or learnability;"
+            " minus_v is lsp_zero's",
+        )
+
+
+def _check_references(config: RunConfig) -> None:
+    for part in config.verifier_parts:
+        needs = part.needs_reference
+        if needs is None:
+            needs = part.function in REFERENCE_VERIFIERS
+        if not needs:
+            continue
+        _demand(
+            config.source.kind == "dataset",
+            f"rewards.parts {part.name!r} ({part.function}) compares with a reference answer, and a"
+            " Challenger's query has none: use a verifier that reads the answer off the query, a"
+            " preference model, or source.kind dataset",
+        )
+        dataset = config.source.dataset
+        _demand(
+            dataset is not None and dataset.reference_field is not None,
+            f"rewards.parts {part.name!r} ({part.function}) needs source.dataset.reference_field",
+        )
+
+
+def _check_learnability(config: RunConfig) -> None:
+    wanted = config.challenger.learnability_part
+    if config.challenger.reward != "learnability":
+        _demand(
+            wanted is None, "challenger.learnability_part goes with challenger.reward learnability"
+        )
+        return
+    verifiers = [part.name for part in config.verifier_parts]
+    _demand(
+        wanted in verifiers,
+        f"challenger.learnability_part must name a verifier of rewards.parts, one of {verifiers};"
+        f" it is {wanted!r}",
+    )
+
+
+def _check_fleets(config: RunConfig) -> None:
+    for name, fleet in config.fleets.items():
+        _demand(
+            fleet.replicas >= 1, f"fleet {name} has replicas 0 and nothing would serve its calls"
+        )
+    _demand(
+        not config.colocate or config.staleness == 0,
+        "colocate shares the GPU in turns, so staleness must be 0",
+    )
+    _demand(
+        not config.colocate or config.publish.backend in ("auto", "ipc"),
+        "colocate publishes through ipc: set publish.backend to auto or ipc",
+    )
+
+
+def _check_context(config: RunConfig) -> None:
+    limit = config.rollout.context
+    for role, tokens in (
+        ("challenger", config.challenger.sampling.max_tokens),
+        ("solver", config.solver.sampling.max_tokens),
+    ):
+        _demand(
+            tokens < limit,
+            f"{role}.sampling.max_tokens {tokens} leaves no room for a"
+            f" prompt in rollout.context {limit}",
+        )
+
+
+def _check_offload(config: RunConfig) -> None:
+    _demand(
+        not config.learner.offload or config.learner.zero_stage >= 1,
+        "learner.offload moves what ZeRO shards: set learner.zero_stage to 1, 2 or 3",
+    )
+
+
+def _demand(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)

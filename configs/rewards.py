@@ -1,0 +1,88 @@
+"""Configuration of the rewards: the named parts of R, and the quality self-reward R_Q."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Config, FunctionName, SamplingConfig
+from configs.fleets import EngineConfig, FleetConfig, JudgeConfig
+
+REFERENCE_VERIFIERS = ("rewards.verifier:exact_match", "rewards.verifier:math_verify")
+"""Built-in verifiers that compare with a reference answer."""
+
+
+class RewardPart(Config):
+    """What every part of R has."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    """The part's name in the ledger, the metrics and the report."""
+    weight: float = 1.0
+    """R is the sum of weight × part."""
+
+
+class PreferencePart(RewardPart):
+    """A one-label sequence classifier's raw score of (query, answer)."""
+
+    kind: Literal["preference"] = "preference"
+    model: str
+    """Folder or hub id of the classifier, for example Skywork/Skywork-Reward-V2-Llama-3.2-3B."""
+    fleet: EngineConfig = EngineConfig(context=8192)
+    """Its engines."""
+
+
+class VerifierPart(RewardPart):
+    """A function `(query, answer, reference) -> float`, run in a process that can be killed."""
+
+    kind: Literal["verifier"] = "verifier"
+    function: FunctionName
+    """For example playground.language:verify or rewards.verifier:exact_match."""
+    needs_reference: bool | None = None
+    """Whether it compares with a reference answer. None: known for the built-in verifiers
+    (true) and taken as false for others."""
+    answer_deadline_s: float = Field(default=5.0, gt=0)
+    """Seconds for one answer; one that takes longer scores `failed_score`."""
+    failed_score: float = 0.0
+    """Score of an answer whose verifier hung, crashed or raised."""
+    fleet: FleetConfig = FleetConfig()
+    """Its actors."""
+
+
+Part = Annotated[PreferencePart | VerifierPart, Field(discriminator="kind")]
+
+
+class QualityConfig(Config):
+    """The quality self-reward R_Q of the reference model with a rubric prompt."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """Weight on R_Q in both roles' rewards (1 in the paper)."""
+    prompt: Path | None = None
+    """A file with the rubric and the slots {{instruction}} and {{response}}; None: ours."""
+    sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_tokens=320)
+    """How the judge writes. The paper does not state it; greedy is our choice."""
+    retries: int = Field(default=1, ge=0, le=5)
+    """How often an unparsable verdict is asked for again, with another seed at temperature 1."""
+    fleet: JudgeConfig = JudgeConfig()
+    """Its engines."""
+
+
+class RewardsConfig(Config):
+    """R, R_Q and how they are put together."""
+
+    parts: list[Part] = Field(min_length=1)
+    """The parts of R."""
+    standardise: bool = False
+    """Divide R by the running standard deviation and subtract the running mean of all R so far
+    (saved with checkpoints), since the paper does not state R's scale against R_Q."""
+    quality: QualityConfig | None = QualityConfig()
+    """R_Q; null switches it off (LSP-Zero, GRPO)."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> RewardsConfig:
+        names = [part.name for part in self.parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two parts are named {twice[0]!r}; give each its own name")
+        return self

@@ -1,0 +1,209 @@
+"""The configuration of a run: one tree, unknown keys refused, defaults the paper's where it says.
+
+Sections live in files of their own (`base`, `fleets`, `rewards`, `learner`); this one holds the
+game (`model`, `challenger`, `solver`, `source`, `gate`) and the checks between sections.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.base import Config, FunctionName, SamplingConfig
+from configs.checks import check_agreement
+from configs.fleets import FleetConfig, RolloutConfig
+from configs.learner import CheckpointConfig, FaultConfig, LearnerConfig, PublishConfig
+from configs.rewards import PreferencePart, RewardsConfig, VerifierPart
+
+
+class ModelConfig(Config):
+    """The model that plays both roles."""
+
+    path: str = ""
+    """Folder or hub id of a causal language model with a chat template."""
+    revision: str | None = None
+    """Branch, tag or commit of the hub repository."""
+    make: FunctionName | None = None
+    """Instead of `path`: a function `(seed, folder) -> path` that makes the model and caches it
+    (the playground's base model)."""
+    chat_date: datetime.date = datetime.date(2024, 7, 26)
+    """Date that chat templates show instead of today's: prompts do not change by the day."""
+    trust_remote_code: bool = False
+    """Run model code that comes with the checkpoint."""
+
+    @model_validator(mode="after")
+    def _path_or_make(self) -> ModelConfig:
+        if bool(self.path) == bool(self.make):
+            raise ValueError("name the model in exactly one of model.path and model.make")
+        return self
+
+
+class TaskConfig(Config):
+    """What one kind of query is about: the two slots of the challenger prompt."""
+
+    task: str = ""
+    """For example "Pure & Applied Mathematics"; empty: the Challenger chooses."""
+    template: str = ""
+    """A text for the Challenger to fill in; empty: the Challenger chooses."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often it is drawn, relative to the others."""
+
+
+class ChallengerConfig(Config):
+    """The role that writes the queries."""
+
+    alpha: float = Field(default=1.0, ge=0)
+    """α_Ch, the weight of the Challenger's loss. The paper does not state it."""
+    tasks: list[TaskConfig] = Field(default=[TaskConfig()], min_length=1)
+    """Tasks and templates, drawn by weight."""
+    prompt: Path | None = None
+    """A file with the slots {{task}} and {{template}}; None: ours."""
+    sampling: SamplingConfig = SamplingConfig(max_tokens=256)
+    """How queries are sampled."""
+    reward: Literal["quality", "minus_v", "learnability"] = "quality"
+    """quality: −V + w·V_Q (the paper's LSP). minus_v: −V (LSP-Zero). learnability:
+    min(p, 1−p) + w·V_Q, p the group's mean of the verifier part `learnability_part`."""
+    learnability_part: str | None = None
+    """The part of R that is a solve rate in 0..1."""
+    rejected: Literal["resample", "worst"] = "resample"
+    """What happens to a query the gate rejects: another is sampled (and this one is not
+    trained), or it is trained with the lowest Challenger reward of its iteration."""
+    resample_limit: int = Field(default=8, ge=1)
+    """Most samples for one admitted query, on average over the iteration, before the run stops."""
+
+
+class SolverConfig(Config):
+    """The role that answers."""
+
+    sampling: SamplingConfig = SamplingConfig(max_tokens=1024)
+    """How answers are sampled."""
+    system: str = ""
+    """System message in front of each query; empty: none."""
+
+
+class DatasetConfig(Config):
+    """Queries out of a file or the hub, for the data-driven baseline."""
+
+    path: str
+    """A JSONL or Parquet file, or a hub id."""
+    split: str = "train"
+    """Split of a hub data set."""
+    query_field: str = "query"
+    """Field with the query's text."""
+    reference_field: str | None = None
+    """Field with the reference answer, for verifiers that need one."""
+
+
+class SourceConfig(Config):
+    """Where queries come from."""
+
+    kind: Literal["challenger", "dataset", "mix"] = "challenger"
+    """Self-play, data, or both."""
+    dataset: DatasetConfig | None = None
+    """The data set of `dataset` and `mix`."""
+    dataset_share: float = Field(default=0.5, gt=0, lt=1)
+    """Share of the queries of a mix that come out of the data set."""
+
+    @model_validator(mode="after")
+    def _dataset_where_used(self) -> SourceConfig:
+        if (self.kind != "challenger") != (self.dataset is not None):
+            raise ValueError("source.dataset goes with source.kind dataset or mix, and only there")
+        return self
+
+
+class GateConfig(Config):
+    """Strict, cheap checks that decide whether a Challenger query enters training."""
+
+    task_verifier: FunctionName | None = None
+    """A function `(query) -> str | None`: None where it reads the query as a task, else why not."""
+    min_characters: int = Field(default=4, ge=1)
+    """Shorter queries count as empty."""
+    echo_words: int = Field(default=12, ge=3)
+    """A query that repeats this many consecutive words of the challenger prompt's own wording
+    is an echo."""
+
+
+class HeldoutConfig(Config):
+    """Greedy solve rate on problems that training never uses, before and after the run."""
+
+    problems: FunctionName
+    """A function `(n) -> problems`, each with a `text` (the query) and a `family`."""
+    verifier: FunctionName
+    """The verifier that counts an answer as right at 1.0."""
+    identity: FunctionName | None = None
+    """A function `(query) -> str`: queries of one identity are the same problem. It finds the
+    held-out problems that the Challenger has invented by itself. None: the words, case aside."""
+    n: int = Field(default=1000, ge=1)
+    """How many problems."""
+
+
+class MetricsConfig(Config):
+    """Where Prometheus finds the run."""
+
+    host: str = "127.0.0.1"
+    """Address that every metrics endpoint listens on."""
+    discovery_port: int = Field(default=0, ge=0, le=65535)
+    """Port of the driver's HTTP service discovery; 0: a free one, printed at the start."""
+
+
+class RunConfig(Config):
+    """A run of Language Self-Play."""
+
+    algorithm: Literal["lsp", "lsp_zero", "grpo"]
+    """Which row of the paper's table this is; the other sections are checked against it."""
+    run_dir: Path
+    """The run's directory."""
+    seed: int = Field(default=0, ge=0)
+    """Every random choice of the run follows from it."""
+    iterations: int = Field(default=500, ge=1)
+    """Iterations (gradient steps) of the run."""
+    queries: int = Field(default=8, ge=2)
+    """N, queries per iteration (8 in the paper). At least 2: the Challenger's baseline is the
+    mean over the queries."""
+    answers: int = Field(default=8, ge=2)
+    """G, answers per query (not stated in the paper). At least 2: the Solver's baseline is the
+    mean over the answers."""
+    staleness: int = Field(default=0, ge=0)
+    """How many published versions generation may run ahead; 0 is the paper's on-policy game."""
+    model: ModelConfig
+    challenger: ChallengerConfig = ChallengerConfig()
+    solver: SolverConfig = SolverConfig()
+    source: SourceConfig = SourceConfig()
+    gate: GateConfig = GateConfig()
+    rewards: RewardsConfig
+    rollout: RolloutConfig = RolloutConfig()
+    learner: LearnerConfig = LearnerConfig()
+    publish: PublishConfig = PublishConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultConfig = FaultConfig()
+    heldout: HeldoutConfig | None = None
+    metrics: MetricsConfig = MetricsConfig()
+    colocate: bool = False
+    """Learner and rollout engines share their GPUs; engines sleep while it learns."""
+
+    @property
+    def preference_parts(self) -> list[PreferencePart]:
+        """The parts of R that need a reward model."""
+        return [part for part in self.rewards.parts if isinstance(part, PreferencePart)]
+
+    @property
+    def verifier_parts(self) -> list[VerifierPart]:
+        """The parts of R that are functions."""
+        return [part for part in self.rewards.parts if isinstance(part, VerifierPart)]
+
+    @property
+    def fleets(self) -> dict[str, FleetConfig]:
+        """Every fleet of the run by its name."""
+        fleets: dict[str, FleetConfig] = {"rollout": self.rollout}
+        if self.rewards.quality is not None:
+            fleets["judge"] = self.rewards.quality.fleet
+        fleets |= {f"reward_{part.name}": part.fleet for part in self.rewards.parts}
+        return fleets
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> RunConfig:
+        check_agreement(self)
+        return self

@@ -1,0 +1,1 @@
+"""How good it got: held-out solve rates and the report."""

@@ -1,0 +1,111 @@
+"""Greedy solve rate on problems that training never uses, before and after a run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.generator import Generator
+from actors.records import GenerationRequest, Sampling, TokenIds
+from evaluation.intervals import Booleans, paired_difference, wilson
+
+PER_CALL = 64
+"""Problems of one call to the generator, so that a fleet shares them."""
+RIGHT = 1.0
+"""What a verifier gives a right answer."""
+
+Problem = tuple[str, str]
+"""(query, family)."""
+Verifier = Callable[[str, str, str | None], float]
+"""(query, answer, reference) -> score; a held-out problem has no reference."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """The greedy answers to the problems, and which are right [n]."""
+
+    answers: tuple[str, ...]
+    right_n: Booleans
+
+    @property
+    def rate(self) -> float:
+        """Share of the problems solved."""
+        return float(self.right_n.mean())
+
+
+async def evaluate(
+    generator: Generator,
+    problems: Sequence[Problem],
+    encode: Callable[[str], TokenIds],
+    sampling: Sampling,
+    verify: Verifier,
+) -> Outcome:
+    """Answer every problem greedily and verify; `encode` makes the Solver's prompt.
+
+    Of `sampling` only the token limit and the stop texts are used.
+    """
+    greedy = Sampling(temperature=0.0, max_tokens=sampling.max_tokens, stop=sampling.stop)
+    requests = [GenerationRequest(encode(query), greedy) for query, _ in problems]
+    parts = [requests[i : i + PER_CALL] for i in range(0, len(requests), PER_CALL)]
+    made = await asyncio.gather(*(generator.generate(part) for part in parts))
+    answers = tuple(completion.text for part in made for completion in part)
+    return Outcome(answers, await asyncio.to_thread(_verified, problems, answers, verify))
+
+
+def _verified(problems: Sequence[Problem], answers: Sequence[str], verify: Verifier) -> Booleans:
+    pairs = zip(problems, answers, strict=True)
+    return np.array([verify(query, answer, None) >= RIGHT for (query, _), answer in pairs], bool)
+
+
+def normalised(query: str) -> str:
+    """What counts as the same problem where nothing better is known: the words, case aside."""
+    return " ".join(query.split()).casefold()
+
+
+def summarise(
+    problems: Sequence[Problem],
+    before: Outcome,
+    after: Outcome,
+    invented: Collection[str],
+    identity: Callable[[str], str] = normalised,
+) -> dict[str, Any]:
+    """The `heldout` of summary.json, in fractions.
+
+    `invented` are the texts of the Challenger's trained queries; a held-out problem among them
+    (by `identity`) was trained on without being given.
+    """
+    seen = {identity(query) for query in invented}
+    unseen_n = np.array([identity(query) not in seen for query, _ in problems], bool)
+    n = len(problems)
+    without = after.right_n[unseen_n]
+    return {
+        "n": n,
+        "before": before.rate,
+        "after": after.rate,
+        "difference": after.rate - before.rate,
+        "ci95_before": list(wilson(int(before.right_n.sum()), n)),
+        "ci95_after": list(wilson(int(after.right_n.sum()), n)),
+        "ci95_difference": list(paired_difference(before.right_n, after.right_n)),
+        "invented_by_challenger": int((~unseen_n).sum()),
+        "after_without_invented": float(without.mean()) if without.size else None,
+        "families": families(problems, before, after),
+    }
+
+
+def families(
+    problems: Sequence[Problem], before: Outcome, after: Outcome
+) -> dict[str, dict[str, float]]:
+    """Solve rates by family: {family: {n, before, after}}."""
+    family_n = np.array([family for _, family in problems])
+    return {
+        str(family): {
+            "n": int((family_n == family).sum()),
+            "before": float(before.right_n[family_n == family].mean()),
+            "after": float(after.right_n[family_n == family].mean()),
+        }
+        for family in np.unique(family_n)
+    }

@@ -1,0 +1,1 @@
+"""Who learns: advantages, loss, batching, the DeepSpeed ranks, weight publishing, checkpoints."""

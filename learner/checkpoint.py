@@ -1,0 +1,149 @@
+"""Checkpoints that are whole or absent: written beside, flushed, renamed; checked when read.
+
+    with store.writing(iteration) as draft:
+        await learner.save(draft.folder / "deepspeed")
+        await learner.export(draft.folder / "hf")
+        draft.state = {...}
+    state = read_state(store.latest())
+
+`state.json` holds the caller's state and a manifest of every file with its size, so that a
+truncated copy or a foreign folder is refused with a sentence that names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+
+STATE_FILE = "state.json"
+LATEST_FILE = "latest"
+FORMAT = 1
+DRAFT_PREFIX = ".draft-"
+
+
+@dataclass
+class Draft:
+    """A checkpoint being written: files go into `folder`, the rest (JSON) into `state`."""
+
+    folder: Path
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+class CheckpointStore:
+    """The checkpoints of a run, the newest `keep` of them."""
+
+    def __init__(self, root: Path, keep: int) -> None:
+        self.root = root
+        self.keep = keep
+
+    @contextmanager
+    def writing(self, iteration: int) -> Iterator[Draft]:
+        """Give a draft to fill; on a clean end it becomes the newest checkpoint at once.
+
+        A folder of the same iteration is replaced. UserError where the disk cannot be written.
+        """
+        folder = self.root / f"{DRAFT_PREFIX}{iteration}"
+        try:
+            for abandoned in self.root.glob(f"{DRAFT_PREFIX}*"):
+                shutil.rmtree(abandoned)
+            folder.mkdir(parents=True)
+            draft = Draft(folder)
+            yield draft
+            _seal(draft)
+            self._put_in_place(draft.folder, self.root / str(iteration))
+        except OSError as e:
+            raise UserError(f"cannot write the checkpoint {folder}: {e}") from e
+        self._remove_old(iteration)
+
+    def latest(self) -> Path | None:
+        """Return the newest checkpoint's folder, None where the run has none."""
+        pointer = self.root / LATEST_FILE
+        if not pointer.exists():
+            return None
+        name = pointer.read_text().strip()
+        folder = self.root / name
+        if not name.isdigit() or not folder.is_dir():
+            raise UserError(
+                f"{pointer} names the checkpoint {name!r}, which is not there: write the name of"
+                f" one of {sorted(p.name for p in self.root.iterdir() if p.is_dir())} into it"
+            )
+        return folder
+
+    def _put_in_place(self, draft: Path, final: Path) -> None:
+        replaced = self.root / f"{DRAFT_PREFIX}replaced"
+        if final.exists():
+            final.rename(replaced)
+        draft.rename(final)
+        _write_durably(self.root / LATEST_FILE, final.name)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    def _remove_old(self, newest: int) -> None:
+        numbers = sorted(int(p.name) for p in self.root.iterdir() if p.name.isdigit())
+        kept = {newest, *numbers[-self.keep :]}
+        for number in numbers:
+            if number not in kept:
+                shutil.rmtree(self.root / str(number))
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Return the state saved in a checkpoint after comparing its files with the manifest.
+
+    Raises:
+        UserError: The folder is no checkpoint of ours, or a file is missing or cut short.
+    """
+    try:
+        content = json.loads((folder / STATE_FILE).read_text())
+        found, files, state = content["format"], content["files"], content["state"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{folder} is not a checkpoint of this program, or was cut short: its {STATE_FILE} is"
+            f" unreadable ({e!r})"
+        ) from e
+    if found != FORMAT:
+        raise UserError(f"{folder} has checkpoint format {found}; this version reads {FORMAT}")
+    for name, size in files.items():
+        path = folder / name
+        actual = path.stat().st_size if path.is_file() else None
+        if actual != size:
+            raise UserError(
+                f"checkpoint file {path} has {actual or 'no'} bytes where {size} were written:"
+                " the checkpoint is not whole, use an older one"
+            )
+    return state
+
+
+def _seal(draft: Draft) -> None:
+    """Flush every file to disk and write the manifest last."""
+    files = {path for path in draft.folder.rglob("*") if path.is_file()}
+    for path in files:
+        _flush(path)
+    content = {
+        "format": FORMAT,
+        "state": draft.state,
+        "files": {str(p.relative_to(draft.folder)): p.stat().st_size for p in sorted(files)},
+    }
+    _write_durably(draft.folder / STATE_FILE, json.dumps(content, indent=1))
+
+
+def _write_durably(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".new")
+    draft.write_text(text)
+    _flush(draft)
+    draft.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,278 @@
+"""All DeepSpeed ranks as one learner, driven from the asyncio loop of the game.
+
+Every wait on the ranks has a name and a deadline: where it passes, the error says which ranks
+have not answered. Calls are made on all ranks at once and in one order, since they are
+collectives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from actors.records import Group, TokenIds
+from configs.base import Dtype
+from configs.errors import UserError
+from configs.schema import RunConfig
+from learner import assembly
+from learner.actor import LearnerRank
+from learner.advantages import Credit, Floats, RunningMoments, assign_credit
+from learner.batching import padding_share, split
+from learner.rank import RankReport
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ray.actor import ActorHandle
+    from ray.util.placement_group import PlacementGroup
+
+LOG = logging.getLogger(__name__)
+
+STATE_FILE = "learner.json"
+EXPORT_GROUP_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, eq=False)
+class StepResult:
+    """What one training step did to a batch of N groups.
+
+    `applied` is False where the weights were left as they were: a loss or gradient was NaN or
+    infinite, and `bad_groups` are the indices of the groups whose loss it was. Challenger values
+    are NaN for queries out of a data set.
+    """
+
+    applied: bool
+    metrics: dict[str, float]
+    rewards_solver: list[Floats]  # N arrays [G], empty where the query was rejected
+    rewards_challenger: Floats  # [N]
+    advantages_solver: list[Floats]  # N arrays [G]
+    advantages_challenger: Floats  # [N]
+    bad_groups: list[int]
+
+
+class LearnerGroup:
+    """The learner: `config.learner.ranks` Ray actors in a placement group of their own."""
+
+    def __init__(self, config: RunConfig, model_path: str) -> None:
+        """`model_path` is the folder or hub id of the initial policy, which is the reference."""
+        assembly.check_trainable(config)
+        self.config = config
+        self.model_path = model_path
+        self.steps = 0
+        """Steps applied: what the weights are, whether published or not."""
+        self.stepping = False
+        self._moments = RunningMoments()
+        self._ranks: list[ActorHandle] = []
+        self._placement: PlacementGroup | None = None
+
+    async def start(self) -> None:
+        """Place the ranks, load the model in each and let them meet."""
+        await self._place()
+        address = await self._bounded(
+            self._ranks[0].meeting_point.remote(), "the first learner rank's process to start"
+        )
+        refs = [rank.start.remote(i, address) for i, rank in enumerate(self._ranks)]
+        await self._all(refs, "loading the model")
+
+    async def step(self, groups: Sequence[Group], iteration: int) -> StepResult:
+        """Train one gradient step on a batch of N groups; iterations count from 0.
+
+        Raises ValueError where a reward is not finite.
+        """
+        self.stepping = True
+        try:
+            return await self._step(groups, iteration)
+        finally:
+            self.stepping = False
+
+    async def pack_weights(self, buffer_bytes: int, dtype: Dtype) -> list[ray.ObjectRef[Any]]:
+        """Return references to packed buffers with all weights in `dtype`."""
+        refs = [rank.pack.remote(buffer_bytes, dtype) for rank in self._ranks]
+        return (await self._all(refs, "packing the weights"))[0]
+
+    async def send_weights(
+        self, version: int, members: Mapping[str, ActorHandle], backend: str
+    ) -> None:
+        """Send the weights to the members through vLLM's own transfer (nccl, ipc)."""
+        refs = [r.send_weights.remote(version, members, backend) for r in self._ranks]
+        await self._all(refs, f"sending version {version} through {backend}")
+
+    async def checksums(self, names: Sequence[str], dtype: Dtype) -> dict[str, int]:
+        """Return the CRC-32 of the named tensors as they are published in `dtype`."""
+        refs = [rank.checksums.remote(names, dtype) for rank in self._ranks]
+        return (await self._all(refs, "checksums"))[0]
+
+    async def tensor_sizes(self) -> dict[str, int]:
+        """Return the number of elements of each tensor by its Hugging Face name."""
+        return await self._bounded(self._ranks[0].tensor_sizes.remote(), "tensor sizes")
+
+    async def probe(self, token_ids: TokenIds) -> npt.NDArray[np.float32]:
+        """Return the log-probabilities [L − 1] of the tokens after the first, temperature 1."""
+        refs = [rank.probe.remote(token_ids) for rank in self._ranks]
+        return (await self._all(refs, "the parity probe"))[0]
+
+    async def save(self, folder: Path) -> None:
+        """Write optimiser, weights and reward statistics into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        await self._all([rank.save.remote(folder) for rank in self._ranks], "saving")
+        state = {**self._shape(), "steps": self.steps, "moments": self._moments.state_dict()}
+        (folder / STATE_FILE).write_text(json.dumps(state, indent=1))
+
+    async def load(self, folder: Path) -> None:
+        """Take up the state that `save` wrote; UserError where the ranks have changed."""
+        state = _read_state(folder)
+        for key, now in self._shape().items():
+            if state[key] != now:
+                raise UserError(
+                    f"checkpoint {folder} was written with learner.{key} {state[key]} and this run"
+                    f" has {now}: resume with learner.{key}={state[key]}, or start a new run from"
+                    " the checkpoint's hf folder as model.path"
+                )
+        await self._all([rank.load.remote(folder) for rank in self._ranks], "loading a checkpoint")
+        self._moments = RunningMoments.from_state(state["moments"])
+        self.steps = state["steps"]
+
+    async def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint with its tokenizer into `folder`."""
+        refs = [rank.export.remote(folder, EXPORT_GROUP_BYTES) for rank in self._ranks]
+        await self._all(refs, "exporting")
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Return process id, node and metrics address of each rank."""
+        return await self._all([rank.describe.remote() for rank in self._ranks], "describing")
+
+    def stop(self) -> None:
+        """End the ranks and give their resources back. Can be called at any time, and twice."""
+        for rank in self._ranks:
+            ray.kill(rank)
+        self._ranks = []
+        if self._placement is not None:
+            remove_placement_group(self._placement)
+            self._placement = None
+
+    # --- one step ---
+
+    async def _step(self, groups: Sequence[Group], iteration: int) -> StepResult:
+        raw = assembly.raw_rewards(groups, self.config)
+        moments = assembly.moments_after(raw, self._moments)
+        rewards = raw
+        if self.config.rewards.standardise:
+            rewards = [moments.standardise(reward_G) for reward_G in raw]
+        places = assembly.slots(groups, self.config)
+        earned = assembly.outcomes(groups, rewards, self.config)
+        kl = self.config.learner.kl
+        if kl.place == "reward" and kl.coefficient > 0:
+            estimates = await self._kl(places)
+            earned = assembly.penalised(earned, places, estimates, kl.coefficient)
+        credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std)
+        reports, padding = await self._train(places, credit, iteration)
+        if reports[0].applied:
+            self._moments = moments
+            self.steps += 1
+        metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
+        return _result(reports, metrics | {"padding_share": padding}, credit, places)
+
+    async def _train(
+        self, places: Sequence[assembly.Slot], credit: Credit, iteration: int
+    ) -> tuple[list[RankReport], float]:
+        rows = assembly.trained_rows(places, credit, self.config)
+        batches = split(rows, len(self._ranks), self.config.learner.micro_batch_tokens)
+        refs = [
+            rank.step.remote(share, iteration)
+            for rank, share in zip(self._ranks, batches, strict=True)
+        ]
+        return await self._all(refs, f"step {iteration}"), padding_share(batches)
+
+    async def _kl(self, places: Sequence[assembly.Slot]) -> dict[int, float]:
+        rows = assembly.unscored_rows(places, self.config)
+        batches = split(rows, len(self._ranks), self.config.learner.micro_batch_tokens)
+        refs = [rank.kl.remote(share) for rank, share in zip(self._ranks, batches, strict=True)]
+        estimates: dict[int, float] = {}
+        for part in await self._all(refs, "KL of the rewards"):
+            estimates |= part
+        return estimates
+
+    # --- ranks ---
+
+    async def _place(self) -> None:
+        learner = self.config.learner
+        bundle = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
+        self._placement = placement_group([bundle] * learner.ranks, strategy="PACK")
+        await self._bounded(
+            self._placement.ready(),
+            f"a place for {learner.ranks} learner ranks of {bundle}; the cluster has"
+            f" {ray.available_resources()} free",
+        )
+        environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
+        actor: Any = ray.remote(LearnerRank)
+        self._ranks = [
+            actor.options(
+                num_cpus=learner.cpus,
+                num_gpus=learner.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, i),
+                runtime_env={"env_vars": environment},
+            ).remote(self.config, self.model_path)
+            for i in range(learner.ranks)
+        ]
+
+    async def _bounded(self, ref: ray.ObjectRef[Any], what: str) -> Any:
+        deadline = self.config.learner.step_deadline_s
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
+        except TimeoutError as e:
+            raise TimeoutError(f"learner: waited {deadline:.0f} s for {what}") from e
+
+    async def _all(self, refs: Sequence[ray.ObjectRef[Any]], what: str) -> list[Any]:
+        """Await all ranks; the first error ends the wait, since the others may hang on it."""
+        deadline = self.config.learner.step_deadline_s
+        LOG.debug("learner: awaiting %s on %d ranks", what, len(refs))
+        futures = [asyncio.wrap_future(ref.future()) for ref in refs]
+        try:
+            return await asyncio.wait_for(asyncio.gather(*futures), deadline)
+        except TimeoutError as e:
+            done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
+            silent = [rank for rank, ref in enumerate(refs) if ref not in done]
+            raise TimeoutError(
+                f"learner: {what} took longer than learner.step_deadline_s ({deadline:.0f} s);"
+                f" ranks {silent} have not answered"
+            ) from e
+
+    def _shape(self) -> dict[str, Any]:
+        learner = self.config.learner
+        return {"ranks": learner.ranks, "zero_stage": learner.zero_stage, "dtype": learner.dtype}
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / STATE_FILE).read_text())
+    except (OSError, ValueError) as e:
+        raise UserError(f"checkpoint {folder} holds no readable {STATE_FILE}: {e}") from e
+
+
+def _result(
+    reports: Sequence[RankReport],
+    metrics: dict[str, float],
+    credit: Credit,
+    places: Sequence[assembly.Slot],
+) -> StepResult:
+    bad_rows = [row for report in reports for row in report.bad_rows]
+    return StepResult(
+        applied=reports[0].applied,
+        metrics=metrics,
+        rewards_solver=credit.rewards_solver,
+        rewards_challenger=credit.rewards_challenger,
+        advantages_solver=credit.advantages_solver,
+        advantages_challenger=credit.advantages_challenger,
+        bad_groups=sorted({places[row].group for row in bad_rows if row >= 0}),
+    )

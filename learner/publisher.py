@@ -1,0 +1,368 @@
+"""New weights to every rollout engine, and the proof that each engine serves them.
+
+Invariant: `publish` and `catch_up` return only when each engine they touched has reported the
+version, has the learner's exact bytes in the tensors that can be compared, and computes the
+learner's log-probabilities of a fixed prompt. Checksums see a single stale version, which the
+probe cannot at a small learning rate; the probe sees a broken layer, which a checksum may not.
+A mismatch raises `StaleWeightsError`: silently stale weights are the worst fault there is.
+
+A member that dies while it is being served is left out and named in the report: its fleet
+restarts it, and the new one catches up before it plays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import ray
+from prometheus_client import Counter, Histogram
+from ray.exceptions import RayActorError
+
+from actors.records import TokenIds
+from configs.base import Dtype
+from configs.learner import PublishConfig
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+LOG = logging.getLogger(__name__)
+MIB = 1 << 20
+
+PUBLISH_SECONDS = Histogram(
+    "selfplay_learner_publish_seconds",
+    "Wall time of one publish to all engines, verification included",
+    buckets=(0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300),
+)
+PUBLISHED_BYTES = Counter("selfplay_learner_published_bytes", "Bytes of weights made public")
+
+
+class StaleWeightsError(RuntimeError):
+    """An engine does not serve the weights it was sent; the message has both values."""
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What a publish did. `parity` is the mean |Δ log-probability| of the probe per member;
+    `lost` are members that died on the way. `bytes` is the size of one copy of the weights."""
+
+    version: int
+    seconds: float
+    bytes: int
+    parity: dict[str, float]
+    compared_tensors: int
+    lost: tuple[str, ...] = ()
+
+
+class Weights(Protocol):
+    """What a publisher needs of the learner (`LearnerGroup` is one)."""
+
+    async def pack_weights(self, buffer_bytes: int, dtype: Dtype) -> list[ray.ObjectRef[Any]]:
+        """Return references to packed buffers."""
+        ...
+
+    async def checksums(self, names: Sequence[str], dtype: Dtype) -> dict[str, int]:
+        """Return checksums of tensors as published."""
+        ...
+
+    async def tensor_sizes(self) -> dict[str, int]:
+        """Return the number of elements by tensor."""
+        ...
+
+    async def probe(self, token_ids: TokenIds) -> npt.NDArray[np.float32]:
+        """Return the log-probabilities [L − 1] of a fixed sequence."""
+        ...
+
+
+class Publisher(Protocol):
+    """Brings the learner's weights to the engines."""
+
+    async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
+        """Bring the learner's present weights, as `version`, to all members, and verify them."""
+        ...
+
+    async def catch_up(self, name: str, member: ActorHandle) -> None:
+        """Bring one member to the version published last, and verify it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What an engine with the right weights answers."""
+
+    version: int
+    checksums: dict[str, int]
+    logprobs: npt.NDArray[np.float32]
+
+
+class Verifier:
+    """Compares what an engine serves with what the learner holds."""
+
+    def __init__(
+        self, learner: Weights, config: PublishConfig, dtype: Dtype, probe: TokenIds
+    ) -> None:
+        """`probe` is the fixed prompt (two tokens or more), `dtype` that of the engines."""
+        if len(probe) < 2:
+            raise ValueError("the parity probe needs at least two tokens")
+        self._learner = learner
+        self._config = config
+        self._dtype: Dtype = dtype
+        self._probe = probe
+        self._names: list[str] | None = None
+
+    async def expect(self, version: int, members: Mapping[str, ActorHandle]) -> Expected:
+        """Ask the learner for the right answers; a member shows which tensors can be compared."""
+        if self._names is None and members:
+            self._names = await self._comparable(*next(iter(members.items())))
+        names = self._names or []
+        checksums = await self._learner.checksums(names, self._dtype) if names else {}
+        return Expected(version, checksums, await self._learner.probe(self._probe))
+
+    async def verify(self, name: str, member: ActorHandle, expected: Expected) -> float:
+        """Return the mean |Δ log-probability| of the probe; raise StaleWeightsError if wrong."""
+        version = await self.await_member(name, "its version", member.version.remote())
+        if version != expected.version:
+            raise StaleWeightsError(
+                f"{name} reports policy version {version} after version {expected.version}"
+                " was published"
+            )
+        await self._compare_checksums(name, member, expected)
+        logprobs = await self.await_member(
+            name, "the parity probe", member.probe.remote(self._probe)
+        )
+        return self._compare_probe(name, logprobs, expected)
+
+    async def await_member(self, name: str, what: str, ref: Any) -> Any:
+        """Await a call on a member; TimeoutError names the member and what it was asked."""
+        deadline = self._config.deadline_s
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
+        except TimeoutError as e:
+            raise TimeoutError(
+                f"publish: {name} has not answered for {deadline:.0f} s (publish.deadline_s);"
+                f" awaited {what}"
+            ) from e
+
+    async def _compare_checksums(self, name: str, member: ActorHandle, expected: Expected) -> None:
+        if not expected.checksums:
+            return
+        served = await self.await_member(
+            name, "checksums", member.checksums.remote(list(expected.checksums))
+        )
+        for tensor, right in expected.checksums.items():
+            if served.get(tensor) != right:
+                raise StaleWeightsError(
+                    f"{name}, version {expected.version}: tensor {tensor} has checksum"
+                    f" {served.get(tensor)}, the learner's has {right}"
+                )
+
+    def _compare_probe(
+        self, name: str, served: npt.NDArray[np.float32], expected: Expected
+    ) -> float:
+        difference = float(np.abs(served - expected.logprobs).mean())
+        # A NaN must fail too.
+        if not difference <= self._config.parity_tolerance:
+            raise StaleWeightsError(
+                f"{name}, version {expected.version}: log-probabilities of the probe differ from"
+                f" the learner's by {difference:.4f} nats per token (publish.parity_tolerance"
+                f" {self._config.parity_tolerance}); mean {served.mean():.4f} served,"
+                f" {expected.logprobs.mean():.4f} learnt"
+            )
+        return difference
+
+    async def _comparable(self, name: str, member: ActorHandle) -> list[str]:
+        """Return the largest tensors that an engine can report, `publish.checksum_tensors` many.
+
+        The largest, since at a small learning rate a small bfloat16 tensor may stay as it was.
+        """
+        sizes = await self._learner.tensor_sizes()
+        ordered = sorted(sizes, key=lambda tensor: (-sizes[tensor], tensor))
+        wanted, found = self._config.checksum_tensors, []
+        for i in range(0, len(ordered), max(wanted, 1)):
+            if len(found) >= wanted:
+                break
+            asked = ordered[i : i + wanted]
+            reported = await self.await_member(name, "checksums", member.checksums.remote(asked))
+            found += [tensor for tensor in asked if tensor in reported]
+        return found[:wanted]
+
+
+class Newcomers:
+    """Members that caught up since the last publish.
+
+    A member that catches up while a publish is being prepared is not among the members that the
+    publish was called with; it is served all the same, or it would play with stale weights.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self._members: dict[str, ActorHandle] = {}
+
+    def add(self, name: str, member: ActorHandle) -> None:
+        """Note a member that has caught up."""
+        self._members[name] = member
+
+    def join(self, members: Mapping[str, ActorHandle]) -> dict[str, ActorHandle]:
+        """Return all that a publish must serve, and forget the newcomers."""
+        joined = self._members | dict(members)
+        self._members = {}
+        return joined
+
+
+class ObjectStorePublisher:
+    """Packed buffers through Ray's object store, as rollout engines on CPU take them.
+
+    The buffers of the latest version are kept, so that a newcomer catches up without the learner.
+    """
+
+    def __init__(
+        self, learner: Weights, config: PublishConfig, dtype: Dtype, probe: TokenIds
+    ) -> None:
+        """See `Verifier`."""
+        self._learner = learner
+        self._config = config
+        self._dtype: Dtype = dtype
+        self._verifier = Verifier(learner, config, dtype, probe)
+        self._newcomers = Newcomers()
+        self._buffers: list[ray.ObjectRef[Any]] = []
+        self._expected: Expected | None = None
+
+    async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
+        """See `Publisher.publish`."""
+        started = time.perf_counter()
+        async with self._newcomers.lock:
+            members = self._newcomers.join(members)
+            buffer_bytes = self._config.buffer_mib * MIB
+            self._buffers = await self._learner.pack_weights(buffer_bytes, self._dtype)
+            expected = await self._verifier.expect(version, members)
+            self._expected = expected
+            parity, lost = await on_each(members, lambda n, m: self._serve(n, m, expected))
+        return await _reported(self._learner, self._dtype, expected, parity, lost, started)
+
+    async def catch_up(self, name: str, member: ActorHandle) -> None:
+        """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
+        async with self._newcomers.lock:
+            if self._expected is not None:
+                await self._serve(name, member, self._expected)
+            self._newcomers.add(name, member)
+
+    async def _serve(self, name: str, member: ActorHandle, expected: Expected) -> float:
+        wait = self._verifier.await_member
+        version, count = expected.version, len(self._buffers)
+        LOG.debug("publish: version %d to %s, %d buffers", version, name, count)
+        await wait(name, f"the start of version {version}", member.start_update.remote())
+        for i, buffer in enumerate(self._buffers):
+            await wait(name, f"buffer {i} of {count}", member.load_update.remote(buffer))
+        await wait(name, f"the end of version {version}", member.finish_update.remote(version))
+        return await self._verifier.verify(name, member, expected)
+
+
+class Sends(Weights, Protocol):
+    """What `VllmPublisher` needs of the learner (`LearnerGroup` is one)."""
+
+    steps: int
+    stepping: bool
+
+    async def send_weights(
+        self, version: int, members: Mapping[str, ActorHandle], backend: str
+    ) -> None:
+        """Send the present weights to the members."""
+        ...
+
+
+class VllmPublisher:
+    """vLLM's own transfer between GPUs (nccl) or on a shared one (ipc), sent by the ranks.
+
+    A newcomer's weights come out of the learner, so it waits while they are newer than the last
+    version published: what it would serve has no version yet.
+    """
+
+    def __init__(
+        self,
+        learner: Sends,
+        config: PublishConfig,
+        dtype: Dtype,
+        probe: TokenIds,
+        backend: str,
+    ) -> None:
+        """`backend` is nccl or ipc; for the rest see `Verifier`."""
+        self._learner = learner
+        self._dtype: Dtype = dtype
+        self._backend = backend
+        self._verifier = Verifier(learner, config, dtype, probe)
+        self._newcomers = Newcomers()
+        self._published = asyncio.Condition(self._newcomers.lock)
+        self._steps = learner.steps
+        self._expected: Expected | None = None
+
+    async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
+        """See `Publisher.publish`."""
+        started = time.perf_counter()
+        async with self._published:
+            members = self._newcomers.join(members)
+            await self._learner.send_weights(version, members, self._backend)
+            expected = await self._verifier.expect(version, members)
+            verify = self._verifier.verify
+            parity, lost = await on_each(members, lambda n, m: verify(n, m, expected))
+            self._expected, self._steps = expected, self._learner.steps
+            self._published.notify_all()
+        return await _reported(self._learner, self._dtype, expected, parity, lost, started)
+
+    async def catch_up(self, name: str, member: ActorHandle) -> None:
+        """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
+        async with self._published:
+            await self._published.wait_for(self._learner_is_published)
+            if self._expected is not None:
+                version = self._expected.version
+                await self._learner.send_weights(version, {name: member}, self._backend)
+                await self._verifier.verify(name, member, self._expected)
+            self._newcomers.add(name, member)
+
+    def _learner_is_published(self) -> bool:
+        return not self._learner.stepping and self._learner.steps == self._steps
+
+
+async def _reported(
+    learner: Weights,
+    dtype: Dtype,
+    expected: Expected,
+    parity: dict[str, float],
+    lost: tuple[str, ...],
+    started: float,
+) -> PublishReport:
+    elements = sum((await learner.tensor_sizes()).values())
+    size = elements * (4 if dtype == "float32" else 2)
+    seconds = time.perf_counter() - started
+    PUBLISH_SECONDS.observe(seconds)
+    PUBLISHED_BYTES.inc(size)
+    return PublishReport(expected.version, seconds, size, parity, len(expected.checksums), lost)
+
+
+async def on_each(
+    members: Mapping[str, ActorHandle],
+    serve: Any,  # (name, member) -> Awaitable[float]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Run `serve` on all members at once; return results by name, and the members that died.
+
+    Any other error is raised, after all have come to an end.
+    """
+    names = list(members)
+    calls: list[Awaitable[float]] = [serve(name, members[name]) for name in names]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    served: dict[str, float] = {}
+    lost: list[str] = []
+    for name, outcome in zip(names, outcomes, strict=True):
+        if isinstance(outcome, RayActorError):
+            LOG.warning("publish: %s died: %s", name, outcome)
+            lost.append(name)
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            served[name] = outcome
+    return served, tuple(lost)

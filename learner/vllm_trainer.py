@@ -1,0 +1,297 @@
+"""vLLM's own weight transfer (nccl, ipc), seen from a learner rank: 0.25.1 to 0.32.
+
+Every rank calls `connect` and `send`, since gathering a sharded tensor is a collective; rank 0
+alone talks to the engines and to the NCCL group. vLLM 0.32 has trainer engines that drive the
+whole exchange; 0.25 has two static functions, and the order of calls is ours. Neither has been
+run here on real NCCL: the order of calls is what the tests check.
+
+In the NCCL group rank 0 is the learner's, then come the engines one after the other, each with
+its tensor-parallel ranks. vLLM's Ray client would give every engine the same offset.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol
+
+import ray
+import torch
+
+from configs.schema import RunConfig
+from learner.weights import tensor_shapes
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from learner.rank import Rank
+
+MIB = 1 << 20
+
+
+class Sender(Protocol):
+    """The sending end on one learner rank."""
+
+    def send(self, version: int) -> None:
+        """Send the weights as `version`; every rank must call it."""
+        ...
+
+    def shutdown(self) -> None:
+        """Let go of the connection."""
+        ...
+
+
+class MembersClient:
+    """The engines as one, with the four methods that vLLM's trainer engines call.
+
+    Each call goes to every member at once; the error of a late one names it.
+    """
+
+    def __init__(
+        self, members: Mapping[str, ActorHandle], tensor_parallel: int, deadline_s: float
+    ) -> None:
+        self.version = 0
+        self._members = dict(members)
+        self._tensor_parallel = tensor_parallel
+        self._deadline_s = deadline_s
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the NCCL group: the sender and each engine's tensor-parallel ranks."""
+        return 1 + len(self._members) * self._tensor_parallel
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Connect each member, at the rank of its own."""
+        infos = [self._for_member(i, init_info) for i in range(len(self._members))]
+        self._call("init_transfer", infos)
+
+    def start_weight_update(self) -> None:
+        """Let no engine step."""
+        self._call("start_update")
+
+    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
+        """Let each engine receive what the message describes."""
+        self._call("load_update", [update_info] * len(self._members))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:  # noqa: ARG002
+        """Let the engines go on with the new weights, as `self.version`."""
+        self._call("finish_update", [self.version] * len(self._members))
+
+    def _for_member(self, index: int, init_info: dict[str, Any]) -> dict[str, Any]:
+        if "rank_offset" not in init_info:
+            return init_info
+        offset = init_info["rank_offset"] + index * self._tensor_parallel
+        return init_info | {"rank_offset": offset}
+
+    def _call(self, method: str, arguments: Sequence[Any] | None = None) -> None:
+        refs = {}
+        for i, (name, member) in enumerate(self._members.items()):
+            remote = getattr(member, method).remote
+            refs[name] = remote() if arguments is None else remote(arguments[i])
+        pending = list(refs.values())
+        _, late = ray.wait(pending, num_returns=len(pending), timeout=self._deadline_s)
+        if late:
+            names = [name for name, ref in refs.items() if ref in late]
+            raise TimeoutError(
+                f"publish: {names} have not answered {method} in {self._deadline_s} s"
+            )
+        ray.get(pending)
+
+
+def connect(
+    rank: Rank, config: RunConfig, members: Mapping[str, ActorHandle], backend: str
+) -> Sender:
+    """Connect this rank with the engines through `backend`, as the installed vLLM has it."""
+    client = MembersClient(members, config.rollout.tensor_parallel, config.publish.deadline_s)
+    dtype: torch.dtype = getattr(torch, config.rollout.dtype)
+    buffer_bytes = config.publish.buffer_mib * MIB
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        # Over ipc each engine reads its own GPU's copy, so that every rank must hold one.
+        everywhere = backend == "ipc"
+        return rank.tensors(dtype, buffer_bytes, rank.device, on_every_rank=everywhere)
+
+    shapes = tensor_shapes(rank.model)
+    factory = TrainerSender if _has_trainer_factory() else StaticSender
+    return factory(client, tensors, shapes, dtype, backend, rank.place.rank, buffer_bytes)
+
+
+Tensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+class TrainerSender:
+    """Through vLLM 0.32's trainer engines, which drive the engines by themselves."""
+
+    def __init__(
+        self,
+        client: MembersClient,
+        tensors: Tensors,
+        shapes: Shapes,
+        dtype: torch.dtype,
+        backend: str,
+        rank: int,
+        buffer_bytes: int,
+    ) -> None:
+        from vllm.distributed.weight_transfer.factory import (  # noqa: PLC0415 (vLLM: seconds)
+            WeightTransferTrainerFactory,
+        )
+
+        self._client = client
+        info = _trainer_init_info(backend, rank, client.world_size, buffer_bytes)
+        source = _weight_source(tensors, shapes, dtype)
+        self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+
+    def send(self, version: int) -> None:
+        """See `Sender`."""
+        self._client.version = version
+        self._engine.send_weights()
+
+    def shutdown(self) -> None:
+        """See `Sender`."""
+        self._engine.shutdown()
+
+
+class StaticSender:
+    """Through the static functions of vLLM 0.25's engines, with the calls in our order."""
+
+    def __init__(
+        self,
+        client: MembersClient,
+        tensors: Tensors,
+        shapes: Shapes,
+        dtype: torch.dtype,
+        backend: str,
+        rank: int,
+        buffer_bytes: int,
+    ) -> None:
+        self._client = client
+        self._tensors = tensors
+        self._info = _update_info(shapes, dtype)
+        self._backend = backend
+        self._is_sender = rank == 0
+        self._buffer_bytes = buffer_bytes
+        self._group = self._open() if self._is_sender else None
+
+    def send(self, version: int) -> None:
+        """See `Sender`."""
+        if self._backend == "ipc":
+            # Handles of all ranks would have to be merged, which 0.25 does by itself.
+            self._around(version, self._send_ipc)
+        elif self._is_sender:
+            self._around(version, self._send_nccl)
+        else:
+            for _ in self._tensors():
+                pass
+
+    def shutdown(self) -> None:
+        """See `Sender`."""
+        self._group = None
+
+    def _open(self) -> Any:
+        if self._backend == "ipc":
+            self._client.init_weight_transfer_engine({})
+            return None
+        from vllm.distributed.weight_transfer import nccl_engine  # noqa: PLC0415 (vLLM: seconds)
+
+        info = {**_meeting_point(), "world_size": self._client.world_size}
+        # Both sides block until the other has come.
+        with ThreadPoolExecutor(1) as thread:
+            engines = thread.submit(
+                self._client.init_weight_transfer_engine, info | {"rank_offset": 1}
+            )
+            group = nccl_engine.NCCLWeightTransferEngine.trainer_init(info)  # pyright: ignore
+            engines.result()
+        return group
+
+    def _around(self, version: int, transfer: Callable[[], None]) -> None:
+        self._client.version = version
+        if self._is_sender:
+            self._client.start_weight_update()
+        transfer()
+        if self._is_sender:
+            self._client.finish_weight_update()
+
+    def _send_nccl(self) -> None:
+        from vllm.distributed.weight_transfer import nccl_engine  # noqa: PLC0415
+
+        packing = {"packed": True, "packed_buffer_size_bytes": self._buffer_bytes}
+        thread = ThreadPoolExecutor(1)
+        try:
+            engines = thread.submit(self._client.update_weights, self._info | packing)
+            nccl_engine.NCCLWeightTransferEngine.trainer_send_weights(  # pyright: ignore
+                self._tensors(), {"group": self._group, **packing}
+            )
+            engines.result()
+        finally:
+            # An engine may still block in the broadcast that failed here: do not wait for it.
+            thread.shutdown(wait=False)
+
+    def _send_ipc(self) -> None:
+        from vllm.distributed.weight_transfer import ipc_engine  # noqa: PLC0415
+
+        def deliver(update_info: Any) -> None:
+            if self._is_sender:
+                self._client.update_weights(asdict(update_info))
+
+        ipc_engine.IPCWeightTransferEngine.trainer_send_weights(  # pyright: ignore
+            self._tensors(),
+            {
+                "send_mode": deliver,
+                "packed": True,
+                "packed_buffer_size_bytes": self._buffer_bytes,
+            },
+        )
+
+
+def _has_trainer_factory() -> bool:
+    from vllm.distributed.weight_transfer import factory  # noqa: PLC0415 (vLLM: seconds)
+
+    return hasattr(factory, "WeightTransferTrainerFactory")
+
+
+def _trainer_init_info(backend: str, rank: int, world_size: int, buffer_bytes: int) -> Any:
+    packing: dict[str, Any] = {"packed": True, "packed_buffer_size_bytes": buffer_bytes}
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer import ipc_engine  # noqa: PLC0415
+
+        return ipc_engine.IPCTrainerInitInfo(rank=rank, **packing)
+    from vllm.distributed.weight_transfer import nccl_engine  # noqa: PLC0415
+
+    place = _meeting_point()
+    return nccl_engine.NCCLTrainerInitInfo(rank=rank, world_size=world_size, **place, **packing)
+
+
+def _weight_source(tensors: Tensors, shapes: Shapes, dtype: torch.dtype) -> Any:
+    """Return the learner's tensors as vLLM's `WeightSource`, whose class exists from 0.26 on."""
+    from vllm.distributed.weight_transfer.base import (  # noqa: PLC0415
+        ParamMeta,
+        WeightSource,
+    )
+
+    class LearnerSource(WeightSource):
+        def metadata(self) -> list[ParamMeta]:
+            return [ParamMeta(name, dtype, shape) for name, shape in shapes.items()]
+
+        def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+            return tensors()
+
+    return LearnerSource()
+
+
+def _update_info(shapes: Shapes, dtype: torch.dtype) -> dict[str, Any]:
+    name = str(dtype).removeprefix("torch.")
+    return {
+        "names": list(shapes),
+        "dtype_names": [name] * len(shapes),
+        "shapes": [list(shape) for shape in shapes.values()],
+    }
+
+
+def _meeting_point() -> dict[str, Any]:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        port = listener.getsockname()[1]
+    return {"master_address": ray.util.get_node_ip_address(), "master_port": port}

@@ -1,0 +1,1 @@
+"""A small language world with exact verifiers, and the base model that plays in it."""

@@ -1,0 +1,1 @@
+"""Who scores: R (preference model, verifiers) and R_Q (the reference model as judge)."""

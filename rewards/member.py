@@ -1,0 +1,45 @@
+"""What every reward actor has: a name in its fleet, a metrics endpoint, the reward metrics."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from prometheus_client import Counter, Histogram
+
+from actors.telemetry import serve_metrics
+
+ANSWERS = Counter(
+    "selfplay_reward_answers_total",
+    "Answers scored by a part of R, by how it went (scored, or the kind of failure).",
+    ["part", "outcome"],
+)
+VERDICTS = Counter(
+    "selfplay_reward_verdicts_total",
+    "Quality verdicts, by how they were got (first, retried, unparsable, too_long).",
+    ["outcome"],
+)
+SECONDS = Histogram(
+    "selfplay_reward_call_seconds",
+    "Time to score the answers of one query, by part of R (quality: R_Q).",
+    ["part"],
+    buckets=(0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
+)
+
+
+class RewardMember:
+    """A member of a reward fleet; its process serves its own metrics."""
+
+    def __init__(self, name: str, metrics_host: str) -> None:
+        self._name = name
+        self._metrics_address = serve_metrics(metrics_host)
+
+    async def describe(self) -> dict[str, Any]:
+        """Return who and where this member is."""
+        return {
+            "name": self._name,
+            "pid": os.getpid(),
+            "node_id": ray.get_runtime_context().get_node_id(),
+            "metrics_address": self._metrics_address,
+        }

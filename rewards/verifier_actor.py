@@ -1,0 +1,57 @@
+"""The Ray actor around one verifier: a part of R that is a function."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from configs.rewards import VerifierPart
+from rewards.killable import KillableVerifier
+from rewards.member import ANSWERS, SECONDS, RewardMember
+
+
+class VerifierActor(RewardMember):
+    """A verifier in its own killable process; `ray.remote(VerifierActor)` makes it an actor."""
+
+    def __init__(self, part: VerifierPart, *, name: str, metrics_host: str) -> None:
+        """Start the verifier's process.
+
+        Raises:
+            UserError: The function cannot be imported.
+        """
+        super().__init__(name, metrics_host)
+        self._part = part
+        # One thread for all: calls queue up here, and the process lives as long as its thread.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=part.name)
+        section = f"rewards.parts.{part.name}"
+        self._verifier = self._thread.submit(
+            KillableVerifier, part.function, part.answer_deadline_s, section
+        ).result()
+
+    async def score(
+        self, query_text: str, answer_texts: list[str], reference: str | None
+    ) -> npt.NDArray[np.float64]:
+        """Return the scores [G]; an answer whose verifier failed has `failed_score`."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._thread, self._score, query_text, answer_texts, reference
+        )
+
+    async def stop(self) -> None:
+        """Kill the verifier's process."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._verifier.close)
+
+    def _score(
+        self, query_text: str, answer_texts: list[str], reference: str | None
+    ) -> npt.NDArray[np.float64]:
+        with SECONDS.labels(self._part.name).time():
+            outcomes = self._verifier.verify([(query_text, a, reference) for a in answer_texts])
+        for outcome in outcomes:
+            ANSWERS.labels(self._part.name, outcome.kind).inc()
+        failed = self._part.failed_score
+        scores = [failed if o.score is None else o.score for o in outcomes]
+        return np.array(scores, dtype=np.float64)

@@ -1,0 +1,136 @@
+"""The command line: exit codes, where words go, and that --help is immediate."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from cluster import cli
+from cluster.faults import RunError
+from configs.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
+
+
+def selfplay(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cluster", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def fake_run(monkeypatch) -> list[tuple]:
+    """Stands in for cluster.run, whose import takes Ray; returns the calls it got."""
+    calls: list[tuple] = []
+    names = ("train", "resume", "stop", "export")
+    module = types.ModuleType("cluster.run")
+    for name in names:
+        setattr(module, name, lambda *arguments, name=name: calls.append((name, *arguments)))
+    monkeypatch.setitem(sys.modules, "cluster.run", module)
+    monkeypatch.setattr("cluster.run", module, raising=False)
+    return calls
+
+
+def test_help_is_immediate_and_names_every_command():
+    started = time.perf_counter()
+    done = selfplay("--help")
+    seconds = time.perf_counter() - started
+    assert done.returncode == 0
+    for command in ("train", "resume", "stop", "plan", "export", "report", "ray job submit"):
+        assert command in done.stdout
+    assert seconds < 3  # 0.1 s on a quiet machine; torch or Ray would take longer than this
+
+
+def test_help_imports_nothing_heavy():
+    heavy = "torch transformers ray vllm deepspeed matplotlib pydantic".split()
+    code = f"import sys, cluster.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_users_mistake_is_one_sentence_and_exit_code_2():
+    done = selfplay("plan", "configs/quickstart.yaml", "rollout.replica=2")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("selfplay: override rollout.replica=2: unknown key")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_plan_prints_the_placement(tmp_path, capsys):
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("nodes: [{name: laptop, cpus: 2, memory_gib: 16}]")
+    assert cli.main(["plan", str(QUICKSTART), "--cluster", str(cluster)]) == 0
+    out = capsys.readouterr().out
+    assert "learner 0" in out
+    assert "reward_solved 0" in out
+
+
+def test_commands_reach_the_run(fake_run, tmp_path, capsys):
+    assert cli.main(["train", str(QUICKSTART), "seed=3", f"run_dir={tmp_path}"]) == 0
+    assert cli.main(["resume", "runs/x"]) == 0
+    assert cli.main(["stop", "runs/x"]) == 0
+    assert cli.main(["export", "runs/x", "out"]) == 0
+    train, *others = fake_run
+    assert (train[0], train[1].seed, train[1].run_dir) == ("train", 3, tmp_path)
+    run = Path("runs/x")
+    assert others == [("resume", run), ("stop", run), ("export", run, Path("out"))]
+
+
+def test_train_warns_of_the_printed_kl_before_it_starts(fake_run, capsys):
+    assert cli.main(["train", str(QUICKSTART.with_name("llama-3.2-3b-lsp-paper.yaml"))]) == 0
+    assert "selfplay: warning: learner.kl: k1 in the loss" in capsys.readouterr().err
+    assert fake_run
+
+
+def test_coroutines_are_run_to_their_end(fake_run, monkeypatch):
+    async def stop(run: Path) -> None:
+        fake_run.append(("awaited", run))
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "stop", stop)
+    assert cli.main(["stop", "runs/x"]) == 0
+    assert fake_run == [("awaited", Path("runs/x"))]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "expected"),
+    [
+        (UserError("name the key"), 2, "selfplay: name the key\n"),
+        (RunError("64 groups dropped in a row"), 1, "selfplay: 64 groups dropped in a row\n"),
+        (KeyboardInterrupt(), 130, "selfplay: interrupted\n"),
+    ],
+)
+def test_how_a_run_ends_is_said_in_a_sentence(fake_run, monkeypatch, capsys, error, code, expected):
+    def resume(run: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
+    assert cli.main(["resume", "runs/x"]) == code
+    assert capsys.readouterr().err == expected
+
+
+def test_a_run_errors_cause_is_shown(fake_run, monkeypatch, capsys):
+    def resume(run: Path) -> None:
+        raise RunError("the learner is lost") from OSError("no space left")
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
+    assert cli.main(["resume", "runs/x"]) == 1
+    assert "OSError: no space left" in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_keeps_its_traceback(fake_run, monkeypatch):
+    def resume(run: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["resume", "runs/x"])
+
+
+def test_report_of_what_is_no_run_is_refused(tmp_path, capsys):
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "is no run directory" in capsys.readouterr().err

@@ -1,0 +1,153 @@
+"""The driver's metrics: numbers, names, files, and discovery."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from cluster import metrics
+from cluster.metrics import Discovery, History, Target, observe, observe_fleet, scalars
+from configs.errors import UserError
+from configs.load import load
+from evaluation.run_files import read_history
+from tests.evaluation.synthetic import PRESETS, records
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def played():
+    return records(load(PRESETS / "quickstart.yaml", ["queries=4", "answers=4"]), 4)
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def test_an_iteration_is_exported(played):
+    record = played[1]
+    assert record.rejected, "the test needs rejected queries"
+    names = ["selfplay_queries_admitted_total", "selfplay_tokens_generated_total"]
+    before = [sample(name) for name in names]
+    reason, count = next(iter(record.rejected.items()))
+    rejected = sample("selfplay_queries_rejected_total", reason=reason)
+    trained = sample("selfplay_phase_seconds_total", phase="train")
+    observe(record, 150)
+    assert [sample(name) for name in names] == [
+        before[0] + record.admitted,
+        before[1] + record.tokens_generated,
+    ]
+    assert sample("selfplay_queries_rejected_total", reason=reason) == rejected + count
+    now = sample("selfplay_phase_seconds_total", phase="train")
+    assert now - trained == pytest.approx(record.seconds["train"])
+    assert sample("selfplay_reward", role="challenger") == record.reward_challenger
+    assert sample("selfplay_reward", role="solver") == record.reward_solver
+    assert sample("selfplay_reward_part", part="solved") == record.parts["solved"]
+    assert (sample("selfplay_iteration"), sample("selfplay_policy_version")) == (2, 2)
+
+
+def test_a_fleets_members_are_counted_by_state_and_none_lingers():
+    observe_fleet("judge", [{"state": "serving"}, {"state": "serving"}, {"state": "stale"}], 1)
+    observe_fleet("judge", [{"state": "serving"}], 3)
+    assert sample("selfplay_fleet_members", fleet="judge", state="serving") == 1
+    assert sample("selfplay_fleet_members", fleet="judge", state="stale") == 0
+    assert sample("selfplay_fleet_restarts", fleet="judge") == 3
+
+
+METRIC = re.compile(r"(Counter|Gauge|Histogram)\(\s*\"(selfplay_\w+)\"")
+
+
+def names_in_code() -> set[str]:
+    """The names that a scrape shows, read off the sources of every package."""
+    found = set()
+    for package in ("actors", "rewards", "learner", "cluster"):
+        for path in (ROOT / package).rglob("*.py"):
+            for kind, name in METRIC.findall(path.read_text()):
+                counted = kind == "Counter" and not name.endswith("_total")
+                found.add(f"{name}_total" if counted else name)
+    return found
+
+
+def test_every_metric_is_documented_and_every_documented_one_exists():
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    assert set(re.findall(r"^\| `(selfplay_\w+)`", text, re.MULTILINE)) == names_in_code()
+
+
+def test_names_follow_prometheus_conventions():
+    for name in names_in_code():
+        assert not re.search(r"_(ms|minutes|percent|mb|gib|kb)(_|$)", name), name
+
+
+def test_history_is_one_object_per_iteration_and_tensorboard_has_its_numbers(played, tmp_path):
+    history = History(tmp_path, 0)
+    for record in played:
+        history.write(record)
+    history.close()
+    rows = read_history(tmp_path)
+    assert [row["iteration"] for row in rows] == [0, 1, 2, 3]
+    assert rows[2]["v"] == played[2].v
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
+
+
+def test_a_resumed_history_takes_out_what_is_played_again(played, tmp_path):
+    first = History(tmp_path, 0)
+    for record in played:
+        first.write(record)
+    first.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 4, "cut sho')
+    second = History(tmp_path, 2)
+    second.write(played[2])
+    second.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2]
+
+
+def test_scalars_are_numbers_under_their_section(played):
+    found = dict(scalars(played[0]))
+    assert found["parts/solved"] == played[0].parts["solved"]
+    assert found["learner/kl_solver"] == 0.0
+    assert found["game/admitted"] == 4
+    assert all(isinstance(value, float) for value in found.values())
+
+
+def fetch(url: str):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        return json.load(answer)
+
+
+def test_discovery_lists_the_targets_that_live_at_the_time_of_asking():
+    targets = [Target("127.0.0.1:9001", {"fleet": "rollout", "member": "rollout-0"})]
+    discovery = Discovery("127.0.0.1", 0, lambda: targets)
+    try:
+        assert fetch(discovery.url) == [
+            {"targets": ["127.0.0.1:9001"], "labels": {"fleet": "rollout", "member": "rollout-0"}}
+        ]
+        targets.append(Target("127.0.0.1:9002"))
+        assert [group["targets"] for group in fetch(discovery.url)] == [
+            ["127.0.0.1:9001"], ["127.0.0.1:9002"],
+        ]  # fmt: skip
+    finally:
+        discovery.close()
+
+
+def test_a_discovery_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"metrics.discovery_port {port}: cannot listen"):
+            Discovery("127.0.0.1", port, list)
+
+
+def test_the_driver_module_defines_no_name_twice():
+    names = re.findall(r'"(selfplay_\w+)"', Path(metrics.__file__).read_text())
+    assert len(names) == len(set(names))

@@ -1,0 +1,212 @@
+"""Placement and memory: every preset fits what it is made for, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from cluster.memory import ModelSize, learner_parts, measure, resting_gib
+from cluster.placement import Demand, NodeConfig, demands, place
+from cluster.plan import make_plan, nodes_from, render, this_machine
+from configs.errors import UserError
+from configs.load import load
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+NODE = NodeConfig(name="a", gpus=8, gpu_gib=80, cpus=96, memory_gib=1000)
+ONE = NodeConfig(name="a", gpus=1, gpu_gib=80, cpus=16, memory_gib=200)
+LAPTOP = NodeConfig(name="laptop", cpus=2, memory_gib=16)
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "intermediate_size": 8192,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": True,
+}
+SHAPES = {
+    "3b": {
+        "hidden_size": 3072,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 24,
+        "head_dim": 128,
+    },
+    "1b": {"hidden_size": 2048, "num_hidden_layers": 16, "num_attention_heads": 32, "head_dim": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> dict[str, Path]:
+    """Folders that hold nothing but the config.json of Llama-3.2."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in SHAPES}
+    for name, folder in folders.items():
+        (folder / "config.json").write_text(json.dumps(LLAMA | SHAPES[name]))
+    return folders
+
+
+def preset(name: str, folder: Path, *overrides: str):
+    models = [f"model.path={folder}", f"rewards.parts.0.model={folder}"]
+    return load(CONFIGS / f"{name}.yaml", [*models, *overrides])
+
+
+@pytest.mark.parametrize("name", ["lsp", "lsp-paper", "lsp-zero", "grpo"])
+def test_the_3b_presets_fill_one_node_of_eight_gpus(llama, name):
+    plan = make_plan(preset(f"llama-3.2-3b-{name}", llama["3b"]), [NODE])
+    devices = [device for seat in plan.seats for device in seat.devices]
+    assert sorted(devices) == list(range(8))
+    assert plan.parameters == 3_212_749_824  # the published count of Llama-3.2-3B
+
+
+def test_the_one_gpu_preset_fits_one_gpu(llama):
+    plan = make_plan(preset("one-gpu", llama["1b"]), [ONE])
+    assert plan.parameters == 1_235_814_400
+    assert {seat.devices for seat in plan.seats} == {(0,)}
+    assert plan.loads[0].needed < 80
+
+
+def test_a_colocated_gpu_is_counted_at_the_worse_of_its_two_phases(llama):
+    for fraction in (0.07, 0.25):
+        config = preset(
+            "one-gpu",
+            llama["1b"],
+            f"rollout.memory_fraction={fraction}",
+        )
+        plan = make_plan(config, [ONE])
+        gib = {fleet: sum(parts.values()) for fleet, parts in plan.parts.items()}
+        stay = gib["judge"] + gib["reward_preference"]
+        learning = gib["learner"] + stay
+        playing = resting_gib(plan.parts["learner"]) + gib["rollout"] + stay
+        assert plan.loads[0].needed == pytest.approx(max(learning, playing))
+        assert plan.loads[0].needed < gib["rollout"] + learning
+
+
+def test_the_quickstart_fits_two_cores_and_says_what_it_does_not_know():
+    plan = make_plan(load(CONFIGS / "quickstart.yaml"), [LAPTOP])
+    assert "not estimated: the model is made when the run starts" in render(plan)
+
+
+def test_more_gpus_than_there_are_names_who_asks(llama):
+    config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.replicas=6")
+    with pytest.raises(UserError, match=r"asks for 10 GPUs \(learner 2, rollout 6, judge 1.*has 8"):
+        make_plan(config, [NODE])
+
+
+def test_more_cpus_than_there_are_is_refused():
+    config = load(CONFIGS / "quickstart.yaml", ["rollout.cpus=4"])
+    with pytest.raises(UserError, match=r"CPUs \(learner 0.5, rollout 4, .*has 2"):
+        make_plan(config, [LAPTOP])
+
+
+def test_a_learner_that_does_not_fit_is_refused_with_the_remedy(llama):
+    config = preset("llama-3.2-3b-lsp", llama["3b"], "learner.gradient_checkpointing=false")
+    small = NODE.model_copy(update={"gpu_gib": 60})
+    with pytest.raises(UserError, match=r"a GPU 0 has 60.0 GiB and learner 0 .*checkpointing"):
+        make_plan(config, [small])
+
+
+def test_engines_that_share_a_gpu_too_greedily_are_refused(llama):
+    config = preset("one-gpu", llama["1b"], "rewards.quality.fleet.memory_fraction=0.6")
+    with pytest.raises(UserError, match="GPU 0 has 80"):
+        make_plan(config, [ONE])
+
+
+def test_an_engine_without_room_for_one_sequence_is_refused(llama):
+    config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.memory_fraction=0.1")
+    with pytest.raises(UserError, match=r"fleet rollout: weights take 6.0 GiB .*memory_fraction"):
+        make_plan(config, [NODE])
+
+
+def test_a_context_beyond_the_models_is_refused(llama):
+    config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.context=200000")
+    with pytest.raises(UserError, match="context 200000 is more than the model's 131072"):
+        make_plan(config, [NODE])
+
+
+def test_a_model_that_is_not_there_is_named_with_the_remedy(tmp_path):
+    with pytest.raises(UserError, match=r"model\.path .*no config.json of a model there"):
+        measure("model.path", str(tmp_path))
+
+
+def test_offloading_moves_the_optimiser_to_main_memory(llama):
+    size = measure("model.path", str(llama["1b"]))
+    learner = load(
+        CONFIGS / "one-gpu.yaml", ["learner.zero_stage=2", "learner.offload=true"]
+    ).learner
+    device, host = learner_parts(learner, size, kl=True)
+    assert host["optimiser"] == pytest.approx(12 * size.parameters / 2**30)
+    assert "optimiser" not in device
+
+
+def test_learner_memory_by_hand():
+    size = ModelSize(2**30, 10, 1000, 4000, 5, 100, 2**20, 4096)
+    learner = load(
+        CONFIGS / "llama-3.2-3b-lsp.yaml",
+        ["learner.ranks=4", "learner.micro_batch_tokens=1024", "learner.logprob_chunk=1024"],
+    ).learner
+    device, host = learner_parts(learner, size, kl=True)
+    # ZeRO-2 on four ranks: gradients and optimiser are shared, the weights are whole.
+    assert (device["weights"], device["reference"]) == (2.0, 2.0)
+    assert (device["gradients"], device["optimiser"], host) == (1.0, 3.0, {})
+    assert device["logits"] == 12.0
+    # Checkpointed: the input of ten layers, and one layer's 25,000 elements, of two bytes each.
+    assert device["activations"] == pytest.approx(1024 * (10 * 1000 * 2 + 25_000 * 2) / 2**30)
+    assert resting_gib(device) == pytest.approx(8.0 + device["process"])
+
+
+def test_learner_ranks_never_share_a_gpu_and_fractions_do(llama):
+    config = preset("one-gpu", llama["1b"], "learner.ranks=2", "rollout.replicas=2")
+    seats = place(demands(config), [ONE.model_copy(update={"gpus": 2})])
+    by_name = {seat.demand.name: seat.devices for seat in seats}
+    assert by_name["learner 0"] != by_name["learner 1"]
+    with pytest.raises(UserError, match=r"learner 1 needs 1 × 0\.4 GPU"):
+        place([d for d in demands(config) if d.fleet == "learner"], [ONE])
+
+
+def test_a_tensor_parallel_engine_stays_on_one_node():
+    engine = Demand("rollout 0", "rollout", 1, 1.0, devices=4)
+    small = NodeConfig(name="small", count=2, gpus=2, gpu_gib=80, cpus=8, memory_gib=100)
+    with pytest.raises(UserError, match="rollout 0 needs 4 × 1 GPU"):
+        place([engine], [small, small.model_copy(update={"name": "other"})])
+    large = NodeConfig(name="large", gpus=4, gpu_gib=80, cpus=8, memory_gib=100)
+    (seat,) = place([engine], [small, large])
+    assert (seat.node, seat.devices) == ("large", (0, 1, 2, 3))
+
+
+def test_tensor_parallel_engines_need_whole_gpus():
+    base = CONFIGS / "llama-3.2-3b-lsp.yaml"
+    with pytest.raises(UserError, match="fleet rollout: gpus 2 is per tensor-parallel rank"):
+        demands(load(base, ["rollout.gpus=2"]))
+    with pytest.raises(UserError, match="fleet rollout: tensor_parallel 2 needs gpus 1"):
+        demands(load(base, ["rollout.gpus=0.5", "rollout.tensor_parallel=2"]))
+
+
+def test_a_cluster_is_described_in_yaml(tmp_path):
+    path = tmp_path / "cluster.yaml"
+    path.write_text("nodes: [{name: g, count: 2, gpus: 8, gpu_gib: 80, cpus: 96, memory_gib: 500}]")
+    assert [node.name for node in nodes_from(path)[1]] == ["g-0", "g-1"]
+    path.write_text("nodes: [{name: g, gpu: 8, cpus: 96, memory_gib: 500}]")
+    with pytest.raises(UserError, match=r"unknown key nodes.0.gpu; did you mean nodes.0.gpus\?"):
+        nodes_from(path)
+
+
+def test_a_running_cluster_is_asked_for_its_nodes(ray_session):
+    where, (node,) = nodes_from(None)
+    assert where == "the running Ray cluster"
+    assert node.cpus == ray.cluster_resources()["CPU"]
+    assert node.memory_gib == pytest.approx(this_machine().memory_gib)
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS http://127.0.0.1:1"):
+        nodes_from(None)
+
+
+def test_this_machine_is_described_without_a_gpu_being_taken():
+    machine = this_machine()
+    assert machine.cpus >= 1
+    assert machine.memory_gib > 1

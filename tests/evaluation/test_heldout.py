@@ -1,0 +1,89 @@
+"""The held-out score: greedy, in order, and honest about what the Challenger invented."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from actors.records import Completion, Sampling
+from evaluation.heldout import PER_CALL, Outcome, evaluate, summarise
+
+PROBLEMS = [(f"What is {i}?", "even" if i % 2 == 0 else "odd") for i in range(150)]
+
+
+class Echo:
+    """Answers a prompt with its last token, late problems first; remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.requests = []
+        self.calls = 0
+
+    async def generate(self, requests):
+        self.calls += 1
+        await asyncio.sleep(0.1 / (1 + requests[0].prompt_token_ids[-1]))
+        self.requests += requests
+        return [
+            Completion(
+                r.prompt_token_ids, r.prompt_token_ids, str(r.prompt_token_ids[-1]), "stop", 0, 0, 0
+            )
+            for r in requests
+        ]
+
+
+def encode(query: str) -> np.ndarray:
+    return np.array([1, int(query.split()[-1].rstrip("?"))], np.int32)
+
+
+def right_below_100(query: str, answer: str, reference: str | None) -> float:
+    assert reference is None
+    assert answer in query, "an answer was given to another problem"
+    return float(int(answer) < 100)
+
+
+def test_every_problem_is_answered_greedily_and_keeps_its_place():
+    generator = Echo()
+    sampling = Sampling(temperature=1.0, top_p=0.9, max_tokens=7, stop=("\n",), logprobs=True)
+    outcome = asyncio.run(evaluate(generator, PROBLEMS, encode, sampling, right_below_100))
+    assert generator.calls == -(-150 // PER_CALL)
+    assert {r.sampling for r in generator.requests} == {Sampling(0.0, 1.0, 7, ("\n",), False)}
+    assert outcome.right_n.tolist() == [i < 100 for i in range(150)]
+    assert outcome.rate == pytest.approx(100 / 150)
+
+
+def outcome_of(right: np.ndarray) -> Outcome:
+    return Outcome(tuple("x" for _ in right), right)
+
+
+def test_summary_in_fractions_with_families_and_invented_problems():
+    before = outcome_of(np.arange(150) < 75)
+    after = outcome_of(np.arange(150) < 90)
+    invented = ["  what IS 80? ", "What is 149?", "What is 4711?", "What is 80?"]
+    found = summarise(PROBLEMS, before, after, invented)
+    assert (found["n"], found["before"], found["after"]) == (150, 0.5, 0.6)
+    assert found["difference"] == pytest.approx(0.1)
+    assert found["invented_by_challenger"] == 2
+    # 80 was solved and 149 was not: 89 of the 148 others.
+    assert found["after_without_invented"] == pytest.approx(89 / 148)
+    low, high = found["ci95_difference"]
+    assert 0 < low < 0.1 < high
+    assert found["families"]["even"] == {
+        "n": 75, "before": pytest.approx(38 / 75), "after": pytest.approx(45 / 75),
+    }  # fmt: skip
+
+
+def digits(query: str) -> str:
+    return "".join(filter(str.isdigit, query))
+
+
+def test_another_identity_of_problems_can_be_given():
+    outcome = outcome_of(np.ones(150, bool))
+    found = summarise(PROBLEMS, outcome, outcome, ["3 is what"], identity=digits)
+    assert found["invented_by_challenger"] == 1
+
+
+def test_nothing_is_left_where_all_was_invented():
+    outcome = outcome_of(np.ones(150, bool))
+    found = summarise(PROBLEMS, outcome, outcome, [query for query, _ in PROBLEMS])
+    assert found["after_without_invented"] is None

