@@ -23,7 +23,7 @@ UV := $(VENV)/bin/python -m uv
 SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer selfplay-figures clean
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -43,6 +43,8 @@ lock:  ## Pin requirements/*.in anew (needs uv)
 		--overrides requirements/overrides.txt requirements/cpu.in | grep -v "'never'" > requirements/cpu.txt
 	uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 		requirements/gpu.in > requirements/gpu.txt
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+		requirements/peer.in > requirements/peer.txt
 
 quickstart: $(READY)  ## Train the playground's model by self-play on this CPU
 	$(PYTHON) -m cluster train configs/quickstart.yaml $(SET)
@@ -63,3 +65,14 @@ format: $(READY)  ## Format the code
 
 types: $(READY)  ## Check types
 	$(PYTHON) -m basedpyright --level error
+
+bench: $(READY)  ## Measure speed against the bare libraries (BENCH="--shape llama-3.2-1b ...")
+	$(PYTHON) -m benchmarks.bench $(BENCH)
+
+bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOTrainer
+	$(PYTHON) -m benchmarks.peer --peer-python .venv-peer/bin/python
+
+.venv-peer/.installed: requirements/peer.txt | $(VENV)/.installed
+	python3 -m venv .venv-peer
+	$(UV) pip install --quiet --python .venv-peer/bin/python --no-deps $(SOURCES) -r $<
+	@touch $@

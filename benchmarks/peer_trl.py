@@ -28,7 +28,10 @@ WARM_UP = 2
 SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
-    "float32 continuous batching": {"dtype": "float32", "use_transformers_continuous_batching": True},
+    "float32 continuous batching": {
+        "dtype": "float32",
+        "use_transformers_continuous_batching": True,
+    },
 }
 
 

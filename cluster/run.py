@@ -72,15 +72,15 @@ def _run(config: RunConfig) -> None:
         return
     started = time.perf_counter()
     with claimed(config.run_dir), logged(config.run_dir):
-        model_path, seconds = _model(config)
-        _connect(config)
+        model_path, seconds = model_of(config)
+        connect(config)
         try:
             asyncio.run(_play(config, model_path, {"base_model": seconds}, started))
         finally:
             ray.shutdown()
 
 
-def _model(config: RunConfig) -> tuple[str, float]:
+def model_of(config: RunConfig) -> tuple[str, float]:
     """The model's path, and the seconds it took to make it."""
     if config.model.make is None:
         return config.model.path, 0.0
@@ -94,7 +94,7 @@ def _model(config: RunConfig) -> tuple[str, float]:
     return path, time.perf_counter() - started
 
 
-def _connect(config: RunConfig) -> None:
+def connect(config: RunConfig) -> None:
     """Connect to the cluster this job runs on, or start a Ray of our own on this machine."""
     # Ray's workers import the project by its folder's path.
     environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.gate import Gate
+from actors.placing import thread_environment
 from actors.records import Query, TokenIds
 from actors.roles import (
     CHALLENGER_PROMPT,
@@ -60,6 +61,8 @@ from rewards.verifier_actor import VerifierActor
 
 log = logging.getLogger(__name__)
 
+MOST_CALLS = 1000
+"""Calls that one actor takes at a time; the engines batch them."""
 Backend = Literal["nccl", "ipc", "object_store"]
 PROBE_TEXT = "The same prompt, again and again: what follows it tells whose weights these are."
 
@@ -251,7 +254,12 @@ def _actor(kind: type, config: FleetConfig) -> Any:
     gpus = config.gpus
     if isinstance(config, EngineConfig):
         gpus *= config.tensor_parallel
-    return ray.remote(kind).options(num_cpus=config.cpus, num_gpus=gpus, max_concurrency=1000)
+    return ray.remote(kind).options(
+        num_cpus=config.cpus,
+        num_gpus=gpus,
+        max_concurrency=MOST_CALLS,
+        runtime_env={"env_vars": thread_environment(config.threads)},
+    )
 
 
 def _source(config: RunConfig, policy: Policy, prompts: Prompts, seeds: Seeds) -> QuerySource:

@@ -16,6 +16,9 @@ class FleetConfig(Config):
     """Ray CPUs that each actor reserves."""
     gpus: float = Field(default=0.0, ge=0)
     """Ray GPUs that each actor reserves (per tensor-parallel rank for an engine)."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that each actor computes with on CPU; null: as many as its `cpus`. Actors that work
+    by turns share cores well, each with more threads than it reserves."""
     deadline_s: float = Field(default=600.0, gt=0)
     """Seconds one call may take before its actor counts as hung and is replaced."""
     start_deadline_s: float = Field(default=900.0, gt=0)

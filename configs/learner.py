@@ -30,6 +30,8 @@ class LearnerConfig(Config):
     """DeepSpeed ranks, one Ray actor each."""
     cpus: float = Field(default=1.0, ge=0)
     """Ray CPUs of each rank."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads that each rank computes with on CPU; null: as many as its `cpus`."""
     gpus: float = Field(default=0.0, ge=0, le=1)
     """Ray GPUs of each rank: 1, a fraction where engines share the GPU, 0 on CPU."""
     zero_stage: Literal[0, 1, 2, 3] = 2

@@ -21,6 +21,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from actors.placing import thread_environment
 from actors.records import Group, TokenIds
 from configs.base import Dtype
 from configs.errors import UserError
@@ -71,7 +72,6 @@ class LearnerGroup:
         self.model_path = model_path
         self.steps = 0
         """Steps applied: what the weights are, whether published or not."""
-        self.stepping = False
         self._moments = RunningMoments()
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
@@ -90,11 +90,24 @@ class LearnerGroup:
 
         Raises ValueError where a reward is not finite.
         """
-        self.stepping = True
-        try:
-            return await self._step(groups, iteration)
-        finally:
-            self.stepping = False
+        raw = assembly.raw_rewards(groups, self.config)
+        moments = assembly.moments_after(raw, self._moments)
+        rewards = raw
+        if self.config.rewards.standardise:
+            rewards = [moments.standardise(reward_G) for reward_G in raw]
+        places = assembly.slots(groups, self.config)
+        earned = assembly.outcomes(groups, rewards, self.config)
+        kl = self.config.learner.kl
+        if kl.place == "reward" and kl.coefficient > 0:
+            estimates = await self._kl(places)
+            earned = assembly.penalised(earned, places, estimates, kl.coefficient)
+        credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std)
+        reports, padding = await self._train(places, credit, iteration)
+        if reports[0].applied:
+            self._moments = moments
+            self.steps += 1
+        metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
+        return _result(reports, metrics | {"padding_share": padding}, credit, places)
 
     async def pack_weights(self, buffer_bytes: int, dtype: Dtype) -> list[ray.ObjectRef[Any]]:
         """Return references to packed buffers with all weights in `dtype`."""
@@ -163,26 +176,6 @@ class LearnerGroup:
 
     # --- one step ---
 
-    async def _step(self, groups: Sequence[Group], iteration: int) -> StepResult:
-        raw = assembly.raw_rewards(groups, self.config)
-        moments = assembly.moments_after(raw, self._moments)
-        rewards = raw
-        if self.config.rewards.standardise:
-            rewards = [moments.standardise(reward_G) for reward_G in raw]
-        places = assembly.slots(groups, self.config)
-        earned = assembly.outcomes(groups, rewards, self.config)
-        kl = self.config.learner.kl
-        if kl.place == "reward" and kl.coefficient > 0:
-            estimates = await self._kl(places)
-            earned = assembly.penalised(earned, places, estimates, kl.coefficient)
-        credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std)
-        reports, padding = await self._train(places, credit, iteration)
-        if reports[0].applied:
-            self._moments = moments
-            self.steps += 1
-        metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
-        return _result(reports, metrics | {"padding_share": padding}, credit, places)
-
     async def _train(
         self, places: Sequence[assembly.Slot], credit: Credit, iteration: int
     ) -> tuple[list[RankReport], float]:
@@ -215,6 +208,7 @@ class LearnerGroup:
             f" {ray.available_resources()} free",
         )
         environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
+        environment |= thread_environment(learner.threads)
         actor: Any = ray.remote(LearnerRank)
         self._ranks = [
             actor.options(

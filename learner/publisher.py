@@ -81,7 +81,11 @@ class Weights(Protocol):
 
 
 class Publisher(Protocol):
-    """Brings the learner's weights to the engines."""
+    """Brings the learner's weights to the engines.
+
+    The caller lets no member catch up between a training step and the end of its publish
+    (`cluster.fleet.Fleet.weights`), or the newcomer would hold what has no version yet.
+    """
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """Bring the learner's present weights, as `version`, to all members, and verify them."""
@@ -193,28 +197,6 @@ class Verifier:
         return found[:wanted]
 
 
-class Newcomers:
-    """Members that caught up since the last publish.
-
-    A member that catches up while a publish is being prepared is not among the members that the
-    publish was called with; it is served all the same, or it would play with stale weights.
-    """
-
-    def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self._members: dict[str, ActorHandle] = {}
-
-    def add(self, name: str, member: ActorHandle) -> None:
-        """Note a member that has caught up."""
-        self._members[name] = member
-
-    def join(self, members: Mapping[str, ActorHandle]) -> dict[str, ActorHandle]:
-        """Return all that a publish must serve, and forget the newcomers."""
-        joined = self._members | dict(members)
-        self._members = {}
-        return joined
-
-
 class ObjectStorePublisher:
     """Packed buffers through Ray's object store, as rollout engines on CPU take them.
 
@@ -229,28 +211,23 @@ class ObjectStorePublisher:
         self._config = config
         self._dtype: Dtype = dtype
         self._verifier = Verifier(learner, config, dtype, probe)
-        self._newcomers = Newcomers()
         self._buffers: list[ray.ObjectRef[Any]] = []
         self._expected: Expected | None = None
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """See `Publisher.publish`."""
         started = time.perf_counter()
-        async with self._newcomers.lock:
-            members = self._newcomers.join(members)
-            buffer_bytes = self._config.buffer_mib * MIB
-            self._buffers = await self._learner.pack_weights(buffer_bytes, self._dtype)
-            expected = await self._verifier.expect(version, members)
-            self._expected = expected
-            parity, lost = await on_each(members, lambda n, m: self._serve(n, m, expected))
+        buffer_bytes = self._config.buffer_mib * MIB
+        self._buffers = await self._learner.pack_weights(buffer_bytes, self._dtype)
+        expected = await self._verifier.expect(version, members)
+        self._expected = expected
+        parity, lost = await on_each(members, lambda n, m: self._serve(n, m, expected))
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
     async def catch_up(self, name: str, member: ActorHandle) -> None:
         """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
-        async with self._newcomers.lock:
-            if self._expected is not None:
-                await self._serve(name, member, self._expected)
-            self._newcomers.add(name, member)
+        if self._expected is not None:
+            await self._serve(name, member, self._expected)
 
     async def _serve(self, name: str, member: ActorHandle, expected: Expected) -> float:
         wait = self._verifier.await_member
@@ -266,9 +243,6 @@ class ObjectStorePublisher:
 class Sends(Weights, Protocol):
     """What `VllmPublisher` needs of the learner (`LearnerGroup` is one)."""
 
-    steps: int
-    stepping: bool
-
     async def send_weights(
         self, version: int, members: Mapping[str, ActorHandle], backend: str
     ) -> None:
@@ -279,8 +253,7 @@ class Sends(Weights, Protocol):
 class VllmPublisher:
     """vLLM's own transfer between GPUs (nccl) or on a shared one (ipc), sent by the ranks.
 
-    A newcomer's weights come out of the learner, so it waits while they are newer than the last
-    version published: what it would serve has no version yet.
+    A newcomer's weights come out of the learner, which must hold those published last.
     """
 
     def __init__(
@@ -296,36 +269,24 @@ class VllmPublisher:
         self._dtype: Dtype = dtype
         self._backend = backend
         self._verifier = Verifier(learner, config, dtype, probe)
-        self._newcomers = Newcomers()
-        self._published = asyncio.Condition(self._newcomers.lock)
-        self._steps = learner.steps
         self._expected: Expected | None = None
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """See `Publisher.publish`."""
         started = time.perf_counter()
-        async with self._published:
-            members = self._newcomers.join(members)
-            await self._learner.send_weights(version, members, self._backend)
-            expected = await self._verifier.expect(version, members)
-            verify = self._verifier.verify
-            parity, lost = await on_each(members, lambda n, m: verify(n, m, expected))
-            self._expected, self._steps = expected, self._learner.steps
-            self._published.notify_all()
+        await self._learner.send_weights(version, members, self._backend)
+        expected = await self._verifier.expect(version, members)
+        self._expected = expected
+        verify = self._verifier.verify
+        parity, lost = await on_each(members, lambda n, m: verify(n, m, expected))
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
     async def catch_up(self, name: str, member: ActorHandle) -> None:
         """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
-        async with self._published:
-            await self._published.wait_for(self._learner_is_published)
-            if self._expected is not None:
-                version = self._expected.version
-                await self._learner.send_weights(version, {name: member}, self._backend)
-                await self._verifier.verify(name, member, self._expected)
-            self._newcomers.add(name, member)
-
-    def _learner_is_published(self) -> bool:
-        return not self._learner.stepping and self._learner.steps == self._steps
+        if self._expected is not None:
+            version = self._expected.version
+            await self._learner.send_weights(version, {name: member}, self._backend)
+            await self._verifier.verify(name, member, self._expected)
 
 
 async def _reported(

@@ -78,7 +78,9 @@ class Rank:
             "trust_remote_code": config.model.trust_remote_code,
         }
         self.place = place
-        self.device = _join(self.config.gpus > 0, self.config.cpus, place)
+        self.device = _join(
+            self.config.gpus > 0, self.config.threads or max(1, int(self.config.cpus)), place
+        )
         self.dtype: torch.dtype = getattr(torch, self.config.dtype)
         kl = self.config.kl
         self.settings = LossSettings(
@@ -338,13 +340,13 @@ def _gradient_norm(module: torch.nn.Module) -> torch.Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def _join(on_gpu: bool, cpus: float, place: Place) -> torch.device:
+def _join(on_gpu: bool, threads: int, place: Place) -> torch.device:
     """Enter the process group of the learner's ranks; return this rank's device."""
     import deepspeed  # noqa: PLC0415
 
     backend = "nccl" if on_gpu else "gloo"
     if not on_gpu:
-        torch.set_num_threads(max(1, int(cpus)))
+        torch.set_num_threads(threads)
         # A kernel for inference that gloo does not need; compiling it takes most of a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # Ray shows each rank its own GPU alone, as number 0; DeepSpeed reads the environment.

@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerFast
 
 from playground import language, verdicts
 from playground.language import SLOT, Problem
+from playground.slips import author_answer
 from playground.tokenizer import END, PromptEncoder, control_id, encode_plain, prompt_text
 
 PARTS = ("solver", "challenger", "judge")
-PART_WEIGHTS = (0.68, 0.19, 0.13)
-FAMILY_WEIGHTS = {"sort": 0.6, "reverse": 0.9, "compare": 1.2, "count": 1.1, "add": 1.5, "pick": 1}
+PART_WEIGHTS = (0.73, 0.18, 0.09)
+FAMILY_WEIGHTS = {"sort": 1.2, "reverse": 1.2, "compare": 1.2, "omit": 1, "pick": 1}
 CHUNK = 4096
 
 
@@ -80,10 +81,11 @@ def draw_problem(
 
 
 def solver_document(rng: random.Random) -> Document:
-    """A query and its right answer."""
+    """A query and what an author answers to it."""
     (family,) = rng.choices(list(FAMILY_WEIGHTS), list(FAMILY_WEIGHTS.values()))
-    problem = draw_problem(rng, family)
-    return Document("solver", {"query": problem.text}, problem.answer)
+    phrasing = rng.choice(language.BY_NAME[family].phrasings)
+    problem = draw_problem(rng, family, phrasing)
+    return Document("solver", {"query": problem.text}, author_answer(rng, problem, phrasing))
 
 
 FAMILY_OF_TASK = {family.task: family.name for family in language.FAMILIES}

@@ -20,7 +20,6 @@ Slots = tuple[str, ...]
 
 SLOT = "____"
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
-COUNTED_LETTERS = LETTERS[:6]
 WORDS = tuple(
     "red blue green gold cat dog bird fish sun moon rain snow tree road ship king "
     "milk salt bread apple".split()
@@ -70,20 +69,16 @@ class Family:
 
 
 def spell(number: int) -> str:
-    """0 ≤ number ≤ 999 in words: 342 is "three hundred forty two"."""
-    hundreds, rest = divmod(number, 100)
-    words = [UNITS[hundreds], "hundred"] if hundreds else []
-    if rest >= 20:
-        words.append(TENS[rest // 10 - 2])
-        rest %= 10
-    if rest or not words:
-        words.append(UNITS[rest])
-    return " ".join(words)
+    """0 ≤ number ≤ 99 in words: 42 is "forty two"."""
+    if number < 20:
+        return UNITS[number]
+    tens, units = divmod(number, 10)
+    return f"{TENS[tens - 2]} {UNITS[units]}" if units else TENS[tens - 2]
 
 
-NUMBERS = {spell(number): number for number in range(1000)}
+NUMBERS = {spell(number): number for number in range(100)}
 SHORT_NUMBERS = (*UNITS[1:], *TENS)
-LONG_NUMBERS = tuple(text for text, number in NUMBERS.items() if number < 100 and " " in text)
+LONG_NUMBERS = tuple(text for text in NUMBERS if " " in text)
 
 
 def _number(text: str) -> int:
@@ -108,12 +103,12 @@ def _draw_items(rng: random.Random, known: tuple[str, ...], count: int) -> str:
 
 
 def _draw_sort(rng: random.Random, level: int) -> Slots:
-    return (_draw_items(rng, LETTERS, 2 * level + 1),)
+    return (_draw_items(rng, LETTERS, level + 2),)
 
 
 def _solve_sort(slots: Slots) -> tuple[int, Slots, str]:
-    items = _items(slots[0], LETTERS, 3, 12)
-    return (len(items) - 1) // 2, slots, " ".join(sorted(items))
+    items = _items(slots[0], LETTERS, 3, 9)
+    return max(1, min(5, len(items) - 2)), slots, " ".join(sorted(items))
 
 
 def _draw_reverse(rng: random.Random, level: int) -> Slots:
@@ -144,45 +139,26 @@ def _solve_compare(slots: Slots) -> tuple[int, Slots, str]:
     return level, slots, spell(choose(numbers))
 
 
-def _draw_count(rng: random.Random, level: int) -> Slots:
-    counted = rng.choice(COUNTED_LETTERS)
-    others = [letter for letter in COUNTED_LETTERS if letter != counted]
-    share = rng.uniform(0.1, 0.7)
-    letters = (
-        counted if rng.random() < share else rng.choice(others) for _ in range(2 * level + 2)
-    )
-    return counted, " ".join(letters)
+def _draw_omit(rng: random.Random, level: int) -> Slots:
+    """One to three of the words are the one to leave out, and not all of them."""
+    omitted = rng.choice(WORDS)
+    others = [word for word in WORDS if word != omitted]
+    times = rng.randint(1, min(3, level))
+    items = [omitted] * times + [rng.choice(others) for _ in range(level + 2 - times)]
+    rng.shuffle(items)
+    return omitted, " ".join(items)
 
 
-def _solve_count(slots: Slots) -> tuple[int, Slots, str]:
-    (counted,) = _items(slots[0], COUNTED_LETTERS, 1, 1)
-    items = _items(slots[1], COUNTED_LETTERS, 3, 13)
-    return min(5, (len(items) - 1) // 2), slots, spell(items.count(counted))
-
-
-def _draw_add(rng: random.Random, level: int) -> Slots:
-    terms = {
-        1: [rng.randint(1, 9) for _ in range(rng.randint(3, 4))],
-        2: [rng.randint(10, 99), rng.randint(1, 9)],
-        3: [rng.randint(100, 899), rng.randint(1, 9)],
-        4: [rng.randint(10, 99), rng.randint(10, 99)],
-    }[level]
-    return (" plus ".join(map(spell, terms)),)
-
-
-def _solve_add(slots: Slots) -> tuple[int, Slots, str]:
-    terms = sorted(_number(text) for text in slots[0].split(" plus "))
-    if not 2 <= len(terms) <= 4:
-        raise UnreadableError("too_few_items" if len(terms) < 2 else "too_many_items")
-    if sum(terms) > 999:
-        raise UnreadableError("bad_number")
-    largest, second = terms[-1], terms[-2]
-    level = 4 if second >= 10 else 3 if largest >= 100 else 2 if largest >= 10 else 1
-    return level, tuple(map(spell, terms)), spell(sum(terms))
+def _solve_omit(slots: Slots) -> tuple[int, Slots, str]:
+    (omitted,), items = _items(slots[0], WORDS, 1, 1), _items(slots[1], WORDS, 2, 9)
+    kept = [item for item in items if item != omitted]
+    if not 0 < len(kept) < len(items):
+        raise UnreadableError("nothing_to_leave_out" if kept else "nothing_left")
+    return max(1, min(5, len(items) - 2)), slots, " ".join(kept)
 
 
 def _draw_pick(rng: random.Random, level: int) -> Slots:
-    count = level + 3
+    count = level + 2
     return ORDINALS[rng.randrange(count)], _draw_items(rng, WORDS, count)
 
 
@@ -192,7 +168,7 @@ def _solve_pick(slots: Slots) -> tuple[int, Slots, str]:
     position, items = ORDINALS.index(slots[0]), _items(slots[1], WORDS, 3, 9)
     if position >= len(items):
         raise UnreadableError("no_such_position")
-    return min(5, max(1, len(items) - 3)), slots, items[position]
+    return min(5, len(items) - 2), slots, items[position]
 
 
 FAMILIES = (
@@ -225,20 +201,12 @@ FAMILIES = (
         _solve_compare,
     ),
     Family(
-        "count",
-        "counting letters",
-        ("Count every ____ in ____ .", "Say how many times we see ____ in ____ ."),
+        "omit",
+        "leaving out a word",
+        ("Leave out the word ____ from ____ .", "Say without ____ the words ____ ."),
         5,
-        _draw_count,
-        _solve_count,
-    ),
-    Family(
-        "add",
-        "adding numbers",
-        ("Add up ____ .", "Please work out ____ .", "Tell me the sum ____ ."),
-        4,
-        _draw_add,
-        _solve_add,
+        _draw_omit,
+        _solve_omit,
     ),
     Family(
         "pick",
@@ -325,6 +293,12 @@ def readable(query: str) -> str | None:
     except UnreadableError as error:
         return error.reason
     return None
+
+
+def identity(query: str) -> str:
+    """What a query asks, however it is put: equal for two phrasings of one problem."""
+    problem = parse(query)
+    return normalise(query) if problem is None else problem.key
 
 
 def verify(query: str, answer: str, reference: str | None) -> float:  # noqa: ARG001 (a protocol)

@@ -22,9 +22,9 @@ PROGRESS_SECONDS = 5.0
 class Recipe:
     """Size of the model and length of its training; `tokens` counts prompts, not padding."""
 
-    tokens: int = 2_800_000
-    batch_tokens: int = 2_048
-    learning_rate: float = 2.5e-3
+    tokens: int = 3_000_000
+    batch_tokens: int = 1_024
+    learning_rate: float = 2e-3
     warmup_share: float = 0.03
     final_rate: float = 0.15
     weight_decay: float = 0.05

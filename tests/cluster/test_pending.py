@@ -58,5 +58,5 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path):
     save_pending(_pending(), tmp_path)
     path = tmp_path / PENDING_FILE
     path.write_text(path.read_text()[:-40])
-    with pytest.raises(UserError, match="pending.json cannot be read"):
+    with pytest.raises(UserError, match=r"pending\.json cannot be read"):
         load_pending(tmp_path)

@@ -28,10 +28,8 @@ def test_every_phrasing_reads_back_with_its_answer(family: str, level: int) -> N
         ("Reverse the words sun cat moon .", "moon cat sun"),
         ("Name the largest of the numbers forty two , nine , sixty .", "sixty"),
         ("Find the smallest number among forty two , nine .", "nine"),
-        ("Say how many times we see a in a b a c .", "two"),
-        ("Count every f in a b c d .", "zero"),
-        ("Add up ninety nine plus three .", "one hundred two"),
-        ("Please work out three hundred forty plus nine .", "three hundred forty nine"),
+        ("Leave out the word red from red cat red dog .", "cat dog"),
+        ("Say without sun the words moon sun cat .", "moon cat"),
         ("Name the second word of red cat red .", "cat"),
     ],
 )
@@ -82,7 +80,9 @@ def test_reference_does_not_overrule_the_query() -> None:
         ("Name the biggest of the numbers one , two .", "unknown_item"),
         ("Find the largest number among one .", "too_few_items"),
         ("Find the largest number among one , ten five .", "bad_number"),
-        ("Add up nine hundred plus three hundred .", "bad_number"),
+        ("Find the largest number among one hundred , nine .", "bad_number"),
+        ("Leave out the word red from cat dog .", "nothing_to_leave_out"),
+        ("Leave out the word red from red red .", "nothing_left"),
         ("Name the fifth word of red cat sun .", "no_such_position"),
     ],
 )
@@ -91,12 +91,11 @@ def test_unreadable_queries_have_a_reason(query: str, reason: str) -> None:
     assert language.parse(query) is None
 
 
-def test_key_ignores_phrasing_and_order_of_a_sum() -> None:
-    keys = {
-        language.read(text).key
-        for text in ("Add up nine plus forty .", "Please work out forty plus nine .")
-    }
-    assert len(keys) == 1
+def test_key_ignores_phrasing() -> None:
+    queries = ("Leave out the word red from red cat .", "Say without red the words red cat .")
+    assert len({language.read(text).key for text in queries}) == 1
+    assert language.identity(queries[0]) == language.identity(queries[1])
+    assert language.identity("Tell  me a joke") == "Tell me a joke"
 
 
 def test_splits_are_stable_and_disjoint() -> None:
@@ -117,13 +116,9 @@ def test_heldout_is_large_and_stratified() -> None:
     assert max(counts) - min(counts) <= 3
 
 
-def test_spelled_numbers_are_distinct_and_short() -> None:
-    assert len(language.NUMBERS) == 1000
-    assert (language.spell(0), language.spell(10), language.spell(342)) == (
-        "zero",
-        "ten",
-        "three hundred forty two",
-    )
+def test_spelled_numbers_are_distinct() -> None:
+    assert len(language.NUMBERS) == 100
+    assert [language.spell(n) for n in (0, 10, 20, 42)] == ["zero", "ten", "twenty", "forty two"]
 
 
 def test_challenges_offer_every_phrasing_and_a_free_choice() -> None:

@@ -1,0 +1,1 @@
+"""How fast it is, in ratios taken in one run."""

@@ -1,0 +1,72 @@
+"""What the benchmarks share: interleaved repeats, medians, the machine, the result file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs.provenance import provenance
+
+RESULTS = Path("benchmarks/results")
+
+
+def interleaved(
+    runs: dict[str, Callable[[], Any]], repeats: int, warm_up: int
+) -> dict[str, list[float]]:
+    """Seconds of each run, taken by turns, so that a slow minute is shared by all."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for repeat in range(warm_up + repeats):
+        for name, run in runs.items():
+            started = time.perf_counter()
+            run()
+            if repeat >= warm_up:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def figure(samples: list[float], unit: str) -> dict[str, Any]:
+    """A figure with its median and all its samples."""
+    return {"median": statistics.median(samples), "unit": unit, "samples": samples}
+
+
+def ratio(above: list[float], below: list[float]) -> dict[str, Any]:
+    """The ratio of paired samples."""
+    return figure([a / b for a, b in zip(above, below, strict=True)], "ratio")
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on; no host name, which says nothing to others."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "gpus": gpus}
+
+
+def machine_name() -> str:
+    """A short name of the machine for the result's file."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name(0).lower().replace(" ", "-")
+    return f"cpu-{len(os.sched_getaffinity(0))}-cores"
+
+
+def write(path: Path, figures: dict[str, Any]) -> None:
+    """Write the figures with the machine and the versions they were taken on."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "versions": provenance(), **figures}
+    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    print(f"written to {path}")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())

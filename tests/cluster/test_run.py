@@ -1,0 +1,236 @@
+"""Whole runs on the real engines: stopped, crashed, resumed, and with an actor killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.audit import check_ledger
+from cluster.game import Game
+from cluster.ledger import Ledger
+from cluster.wiring import wire
+from configs.load import load
+from configs.schema import RunConfig
+from playground.base_model import build
+from playground.training import Recipe
+
+QUERIES, ANSWERS, ITERATIONS = 4, 4, 6
+SETTINGS = [
+    "algorithm=lsp_zero",
+    "challenger.reward=minus_v",
+    "challenger.learnability_part=null",
+    "challenger.alpha=0.5",
+    "rewards.quality=null",
+    "gate.task_verifier=null",
+    "heldout=null",
+    f"queries={QUERIES}",
+    f"answers={ANSWERS}",
+    f"iterations={ITERATIONS}",
+    "checkpoint.every=2",
+    "model.make=null",
+    "rollout.threads=1",
+    "learner.threads=1",
+    "learner.learning_rate=1e-3",
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A playground model that has learnt little more than to end its sentences."""
+    folder = tmp_path_factory.mktemp("base")
+    return build(0, folder, Recipe(tokens=150_000, batch_tokens=512, threads=1))
+
+
+def overrides(model: Path, run_dir: Path) -> list[str]:
+    return [*SETTINGS, f"model.path={model}", f"run_dir={run_dir}"]
+
+
+def rows(run_dir: Path) -> dict[tuple, tuple]:
+    """What a run played and what came of it, by place."""
+    table = Ledger(run_dir).read().to_pylist()
+    return {
+        (row["iteration"], row["group_id"], row["role"], row["seed"]): (
+            tuple(row["token_ids"]),
+            row["reward"],
+            row["advantage"],
+        )
+        for row in table
+    }
+
+
+def assert_same_games(one: dict[tuple, tuple], other: dict[tuple, tuple]) -> None:
+    assert one.keys() == other.keys()
+    for place, (token_ids, *figures) in one.items():
+        assert token_ids == other[place][0], place
+        mine, others = (np.array(f, dtype=float) for f in (figures, other[place][1:]))
+        np.testing.assert_allclose(mine, others, atol=1e-6, err_msg=str(place))
+
+
+# --- one and two rollout actors, one of them killed ---
+
+
+def played(
+    config: RunConfig, model: Path, run_dir: Path, disturb: Callable[..., None] | None = None
+) -> list[int]:
+    """Play a run in this process; return the restarts of the rollout fleet after each iteration."""
+
+    async def play() -> list[int]:
+        wired = wire(config, str(model))
+        restarts = []
+        try:
+            await wired.start()
+            await wired.policy.publish(0)
+            game = Game(
+                config,
+                source=wired.source,
+                solver=wired.solver,
+                scorers=wired.scorers,
+                weights=wired.policy,
+                learner=wired.learner,
+                ledger=Ledger(run_dir),
+            )
+            async for record in game.play():
+                restarts.append(wired.fleets["rollout"].restarts)
+                if disturb is not None:
+                    disturb(wired, record.iteration)
+        finally:
+            await wired.stop()
+        return restarts
+
+    return asyncio.run(play())
+
+
+def test_two_rollout_actors_play_the_same_games_and_one_may_die(
+    ray_session: None, model: Path, tmp_path: Path
+):
+    preset = Path("configs/quickstart.yaml")
+    alone = load(preset, [*overrides(model, tmp_path / "one"), "iterations=3"])
+    played(alone, model, tmp_path / "one")
+
+    def kill_one(wired, iteration: int) -> None:
+        # The next round has begun: calls are in flight on both.
+        if iteration == 0:
+            victim = next(iter(wired.fleets["rollout"].serving().values()))
+            asyncio.get_running_loop().call_later(0.05, lambda: ray.kill(victim))
+
+    together = load(
+        preset, [*overrides(model, tmp_path / "two"), "iterations=3", "rollout.replicas=2"]
+    )
+    restarts = played(together, model, tmp_path / "two", kill_one)
+    assert restarts[-1] == 1
+    assert_same_games(rows(tmp_path / "one"), rows(tmp_path / "two"))
+    assert check_ledger(tmp_path / "two", answers=ANSWERS, staleness=0) == []
+
+
+# --- stop, crash and resume, by the command line ---
+
+
+class Command:
+    """`python -m cluster …` with a mark by which all its processes are found."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.mark = f"SELFPLAY_TEST={uuid.uuid4()}"
+        name, _, value = self.mark.partition("=")
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "cluster", *arguments],
+            env=os.environ | {name: value},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.said: list[str] = []
+
+    def until(self, text: str) -> None:
+        """Read its output up to a line with `text`."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.said.append(line)
+            if text in line:
+                return
+        pytest.fail(f"it ended without {text!r}:\n{''.join(self.said)}")
+
+    def end(self) -> int:
+        """Read the rest and wait."""
+        assert self.process.stdout is not None
+        self.said.extend(self.process.stdout)
+        return self.process.wait()
+
+    def living(self) -> list[int]:
+        """Process ids that carry the mark."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                if folder.name.isdigit() and self.mark in (folder / "environ").read_text():
+                    found.append(int(folder.name))
+            except (OSError, UnicodeDecodeError):
+                continue
+        return found
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupts."""
+    run_dir = tmp_path_factory.mktemp("runs") / "whole"
+    train = Command("train", "configs/quickstart.yaml", *overrides(model, run_dir))
+    assert train.end() == 0, "".join(train.said)
+    return run_dir
+
+
+def test_a_run_leaves_what_the_design_says(whole: Path):
+    assert check_ledger(whole, answers=ANSWERS, staleness=0) == []
+    summary = json.loads((whole / "summary.json").read_text())
+    assert summary["iterations"] == ITERATIONS
+    assert summary["tokens"]["trained"] > 0
+    lines = (whole / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == list(range(ITERATIONS))
+    assert (whole / "checkpoints" / "latest").read_text() == str(ITERATIONS)
+    assert (whole / "report.html").is_file()
+    assert any((whole / "tensorboard").iterdir())
+
+
+def test_stopped_and_resumed_equals_uninterrupted(whole: Path, model: Path, tmp_path: Path):
+    run_dir = tmp_path / "stopped"
+    train = Command("train", "configs/quickstart.yaml", *overrides(model, run_dir))
+    train.until(f"2/{ITERATIONS}")
+    started = time.monotonic()
+    stop = subprocess.run([sys.executable, "-m", "cluster", "stop", str(run_dir)], check=False)
+    assert stop.returncode == 0
+    assert train.end() == 0, "".join(train.said)
+    print(f"stopped in {time.monotonic() - started:.1f} s")
+    assert train.living() == []
+    assert not (run_dir / "summary.json").exists()
+    resume = Command("resume", str(run_dir))
+    assert resume.end() == 0, "".join(resume.said)
+    assert_same_games(rows(whole), rows(run_dir))
+    assert check_ledger(run_dir, answers=ANSWERS, staleness=0) == []
+
+
+def test_crashed_and_resumed_plays_the_lost_iterations_again(
+    whole: Path, model: Path, tmp_path: Path
+):
+    run_dir = tmp_path / "crashed"
+    settings = overrides(model, run_dir)
+    train = Command("train", "configs/quickstart.yaml", *settings)
+    train.until(f"5/{ITERATIONS}")
+    train.process.send_signal(signal.SIGKILL)
+    train.end()
+    again = Command("train", "configs/quickstart.yaml", *settings)
+    assert again.end() == 0, "".join(again.said)
+    assert "continuing it" in "".join(again.said)
+    assert list((run_dir / "games" / "undone").iterdir())
+    assert_same_games(rows(whole), rows(run_dir))
+    changed = Command("train", "configs/quickstart.yaml", *settings, "seed=7")
+    assert changed.end() == 2
+    assert "holds a run with another configuration (seed: 0 → 7)" in "".join(changed.said)
