@@ -31,6 +31,7 @@ from learner.checkpoint import CheckpointStore, read_state
 
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MODELS = Path("runs") / "base-models"
 """Where models that `model.make` makes are kept for the next run."""
 
@@ -77,6 +78,9 @@ def _run(config: RunConfig) -> None:
         try:
             asyncio.run(_play(config, model_path, {"base_model": seconds}, started))
         finally:
+            # Whoever asks for an end now has it already, and half a shutdown leaves processes.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
             ray.shutdown()
 
 
@@ -127,7 +131,7 @@ async def _play(
         if not playing.ask_to_stop():
             main.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, asked_to_stop)
     try:
         await playing.play()

@@ -26,7 +26,7 @@ from configs.schema import RunConfig
 from playground.base_model import build
 from playground.training import Recipe
 
-QUERIES, ANSWERS, ITERATIONS = 4, 4, 6
+QUERIES, ANSWERS, ITERATIONS = 4, 4, 16
 SETTINGS = [
     "algorithm=lsp_zero",
     "challenger.reward=minus_v",
@@ -38,7 +38,8 @@ SETTINGS = [
     f"queries={QUERIES}",
     f"answers={ANSWERS}",
     f"iterations={ITERATIONS}",
-    "checkpoint.every=2",
+    "checkpoint.every=4",
+    "rewards.parts.0.function=tests.cluster.length:score",
     "model.make=null",
     "rollout.threads=1",
     "learner.threads=1",
@@ -193,6 +194,8 @@ def test_a_run_leaves_what_the_design_says(whole: Path):
     summary = json.loads((whole / "summary.json").read_text())
     assert summary["iterations"] == ITERATIONS
     assert summary["tokens"]["trained"] > 0
+    # The other tests compare with this run: it must have learnt something that can be lost.
+    assert sum(advantage != 0 for *_, advantage in rows(whole).values()) > 100
     lines = (whole / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == list(range(ITERATIONS))
     assert (whole / "checkpoints" / "latest").read_text() == str(ITERATIONS)
@@ -223,7 +226,7 @@ def test_crashed_and_resumed_plays_the_lost_iterations_again(
     run_dir = tmp_path / "crashed"
     settings = overrides(model, run_dir)
     train = Command("train", "configs/quickstart.yaml", *settings)
-    train.until(f"5/{ITERATIONS}")
+    train.until(f"7/{ITERATIONS}")
     train.process.send_signal(signal.SIGKILL)
     train.end()
     again = Command("train", "configs/quickstart.yaml", *settings)
