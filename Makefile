@@ -23,7 +23,7 @@ UV := $(VENV)/bin/python -m uv
 SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer figures
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -38,12 +38,12 @@ $(VENV)/.installed: requirements/$(VARIANT).txt pyproject.toml
 	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
-lock:  ## Pin requirements/*.in anew (needs uv)
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+lock: $(READY)  ## Pin requirements/*.in anew
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
 		--overrides requirements/overrides.txt requirements/cpu.in | grep -v "'never'" > requirements/cpu.txt
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 		requirements/gpu.in > requirements/gpu.txt
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
 		requirements/peer.in > requirements/peer.txt
 
 quickstart: $(READY)  ## Train the playground's model by self-play on this CPU
@@ -71,6 +71,9 @@ bench: $(READY)  ## Measure speed against the bare libraries (BENCH="--shape lla
 
 bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOTrainer
 	$(PYTHON) -m benchmarks.peer --peer-python .venv-peer/bin/python
+
+figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (about an hour)
+	$(PYTHON) -m benchmarks.selfplay
 
 .venv-peer/.installed: requirements/peer.txt | $(VENV)/.installed
 	python3 -m venv .venv-peer

@@ -56,7 +56,8 @@ def main() -> None:
         figures = run(options, Path(scratch))
     for name, value in figures.items():
         print(f"{name:32} {value['median']:.4g} {value['unit']}")
-    measure.write(measure.RESULTS / f"bench-{measure.machine_name()}-{options.shape}.json", figures)
+    shape = "" if options.shape == "tiny" else f"-{options.shape}"
+    measure.write(measure.RESULTS / f"bench-{measure.machine_name()}{shape}.json", figures)
 
 
 def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:

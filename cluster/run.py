@@ -17,6 +17,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import ray
 
@@ -102,7 +103,11 @@ def connect(config: RunConfig) -> None:
     """Connect to the cluster this job runs on, or start a Ray of our own on this machine."""
     # Ray's workers import the project by its folder's path.
     environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
-    options = {"log_to_driver": False, "runtime_env": {"env_vars": environment}}
+    options: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": environment},
+    }
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
         make_plan(config, nodes_from(None)[1])

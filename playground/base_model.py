@@ -44,6 +44,7 @@ def _fingerprint(seed: int, recipe: Recipe) -> str:
 
 def build(seed: int, directory: Path, recipe: Recipe | None = None) -> Path:
     """The folder of the base model of a seed, trained first if `directory` does not hold it."""
+    transformers.utils.logging.disable_progress_bar()
     recipe = recipe or Recipe()
     directory = Path(directory)
     folder = directory / f"base-{seed}-{_fingerprint(seed, recipe)}"
