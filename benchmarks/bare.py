@@ -89,10 +89,12 @@ class BareLoop:
     def __init__(self, config: RunConfig, model: str, device: torch.device) -> None:
         from transformers import AutoModelForCausalLM  # noqa: PLC0415 (seconds)
 
-        dtype = getattr(torch, config.learner.dtype)
         self.config, self.device = config.learner, device
-        self.model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device)
-        self.reference = AutoModelForCausalLM.from_pretrained(model, dtype=dtype).to(device).eval()
+        # Any: transformers types `to` as a wrapped function that takes no device.
+        load: Any = AutoModelForCausalLM.from_pretrained
+        dtype = getattr(torch, config.learner.dtype)
+        self.model = load(model, dtype=dtype).to(device)
+        self.reference = load(model, dtype=dtype).to(device).eval()
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learner.learning_rate, fused=True
         )

@@ -45,7 +45,7 @@ QUERIES, ANSWERS, TOKENS = 8, 8, 128
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.parser(__doc__)
     parser.add_argument("--config", type=Path, default=Path("configs/quickstart.yaml"))
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--repeats", type=int, default=5)
@@ -134,7 +134,7 @@ def learner_figures(config: RunConfig, model: Path, repeats: int) -> dict[str, A
     actor: Any = ray.remote(LearnerPair)
     place = {"num_cpus": learner.cpus, "num_gpus": learner.gpus}
     pair = actor.options(**place, runtime_env={"env_vars": environment}).remote(config, str(model))
-    measured = ray.get(pair.measure.remote(repeats, WARM_UP))
+    measured: Any = ray.get(pair.measure.remote(repeats, WARM_UP))
     ray.kill(pair)
     tokens, seconds = measured["tokens"], measured["seconds"]
     rates = {name: [tokens / s for s in samples] for name, samples in seconds.items()}

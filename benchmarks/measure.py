@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -16,6 +17,13 @@ import torch
 from configs.provenance import provenance
 
 RESULTS = Path("benchmarks/results")
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """A command's parser, with its module's docstring as the help."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def interleaved(

@@ -36,7 +36,7 @@ WORDS = "red blue green gold cat dog bird fish sun moon rain snow tree road ship
 
 def main() -> None:
     """Run both and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.parser(__doc__)
     parser.add_argument("--peer-python", type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()

@@ -10,7 +10,6 @@ solve rate on held-out problems before and after with 95% intervals, and the cur
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -36,7 +35,7 @@ CURVES = (("v", "V, the solve rate of the Challenger's queries"), ("kl_solver", 
 
 def main() -> None:
     """Play what is missing, then write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = measure.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options = parser.parse_args()
     runs = {(name, seed): RUNS / f"{name}-{seed}" for name in VARIANTS for seed in options.seeds}
