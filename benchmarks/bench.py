@@ -30,7 +30,6 @@ from actors.rollout import RolloutActor
 from benchmarks import measure
 from benchmarks.bare import BareEngine, LearnerPair
 from benchmarks.shapes import SHAPES, random_model, random_prompts
-from cluster.game import Game
 from cluster.players import Challenger
 from cluster.record import IterationRecord, StepOutcome
 from cluster.run import connect, model_of
@@ -67,7 +66,7 @@ def run(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     overrides.append(f"iterations={WARM_UP + options.repeats}")
     config = load(options.config, overrides)
     played, _ = model_of(config) if "game" in wanted else ("", 0.0)
-    connect(config)
+    connect()
     figures: dict[str, Any] = {}
     try:
         model = random_model(options.shape, scratch / "model")
@@ -170,15 +169,7 @@ async def game_figures(config: RunConfig, model_path: str) -> dict[str, Any]:
     try:
         await wired.start()
         await wired.policy.publish(0)
-        game = Game(
-            config,
-            source=wired.source,
-            solver=wired.solver,
-            scorers=wired.scorers,
-            weights=wired.policy,
-            learner=wired.learner,
-            ledger=kept,
-        )
+        game = wired.game(config, kept)
         async for record in game.play():
             records.append(record)
         stages = [await bare_stages(wired, i, *kept.iterations[i]) for i in range(len(records))]

@@ -25,7 +25,6 @@ import ray
 from benchmarks import measure
 from benchmarks.bench import ANSWERS, QUERIES, TOKENS, WARM_UP, Kept
 from benchmarks.shapes import random_model
-from cluster.game import Game
 from cluster.record import IterationRecord
 from cluster.run import connect
 from cluster.wiring import wire
@@ -91,7 +90,7 @@ def our_figures(scratch: Path, model: Path, prompts: list[str], repeats: int) ->
                         "learning_rate": 1e-6, "micro_batch_tokens": 4096},
         }
     )  # fmt: skip
-    connect(config)
+    connect()
     try:
         records = asyncio.run(_play(config, str(model)))[WARM_UP:]
     finally:
@@ -119,15 +118,7 @@ async def _play(config: RunConfig, model: str) -> list[IterationRecord]:
     try:
         await wired.start()
         await wired.policy.publish(0)
-        game = Game(
-            config,
-            source=wired.source,
-            solver=wired.solver,
-            scorers=wired.scorers,
-            weights=wired.policy,
-            learner=wired.learner,
-            ledger=Kept(),
-        )
+        game = wired.game(config, Kept())
         return [record async for record in game.play()]
     finally:
         await wired.stop()

@@ -24,11 +24,16 @@ from evaluation.run_files import read_history, read_summary
 RUNS = Path("runs/figures")
 VARIANTS = {
     "quickstart": [],
-    "paper": ["challenger.reward=quality", "challenger.learnability_part=null"],
+    "paper": [
+        "challenger.reward=quality",
+        "challenger.learnability_part=null",
+        "challenger.alpha=1",
+        "rewards.quality.weight=1",
+    ],
 }
 TITLES = {
     "quickstart": "Challenger: min(p, 1−p) + w·V_Q (the quickstart)",
-    "paper": "Challenger: −V + w·V_Q (the paper)",
+    "paper": "Challenger: −V + V_Q, α 1 (the paper)",
 }
 CURVES = (("v", "V, the solve rate of the Challenger's queries"), ("kl_solver", "KL of the Solver"))
 

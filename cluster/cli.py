@@ -8,8 +8,6 @@ Imports wait for their command: --help is immediate.
 from __future__ import annotations
 
 import argparse
-import asyncio
-import inspect
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -139,7 +137,7 @@ def _train(options: argparse.Namespace) -> None:
     config = load(options.config, options.overrides)
     require_shared_run_dir(config)
     _warn(warnings(config))
-    _finish(run.train(config))
+    run.train(config)
 
 
 def _plan(options: argparse.Namespace) -> None:
@@ -156,30 +154,27 @@ def _plan(options: argparse.Namespace) -> None:
 def _resume(options: argparse.Namespace) -> None:
     from cluster import run  # noqa: PLC0415
 
-    _finish(run.resume(options.run))
+    run.resume(options.run)
 
 
 def _stop(options: argparse.Namespace) -> None:
-    from cluster import run  # noqa: PLC0415
+    # Not through cluster.run, which takes seconds to import while the run goes on.
+    from cluster.rundir import stop_driver  # noqa: PLC0415
 
-    _finish(run.stop(options.run))
+    stop_driver(options.run)
+    print(f"{options.run} has stopped; selfplay resume {options.run} continues it.")
 
 
 def _export(options: argparse.Namespace) -> None:
     from cluster import run  # noqa: PLC0415
 
-    _finish(run.export(options.run, options.target))
+    run.export(options.run, options.target)
 
 
 def _report(options: argparse.Namespace) -> None:
     from evaluation.report import write_report  # noqa: PLC0415
 
     print(write_report(options.run))
-
-
-def _finish(outcome: Any) -> None:
-    if inspect.iscoroutine(outcome):
-        asyncio.run(outcome)
 
 
 def _warn(sentences: Sequence[str]) -> None:

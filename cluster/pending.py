@@ -35,8 +35,8 @@ def load_pending(folder: Path) -> Pending:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"checkpoint {folder}: {PENDING_FILE} cannot be read ({error}): remove this checkpoint"
-            " to resume from the one before"
+            f"checkpoint {folder}: {PENDING_FILE} cannot be read ({error}): write the number of"
+            " an older one into checkpoints/latest"
         ) from error
 
 

@@ -22,13 +22,15 @@ from cluster.metrics import Discovery, History, Target, observe, observe_fleet
 from cluster.pending import load_pending, save_pending
 from cluster.players import sampling_of
 from cluster.record import IterationRecord
+from cluster.rundir import model_identity
 from cluster.wiring import Wired
+from configs.errors import UserError
 from configs.provenance import versions
 from configs.schema import HeldoutConfig, RunConfig
 from evaluation.heldout import Outcome, Problem, evaluate, normalised, summarise
 from evaluation.report import write_report
 from evaluation.run_files import read_history
-from learner.checkpoint import CheckpointStore, read_state
+from learner.checkpoint import CheckpointStore, read_state, write_durably
 
 log = logging.getLogger(__name__)
 
@@ -96,36 +98,33 @@ class Playing:
         await self.wired.start()
         if folder is not None:
             await self.wired.learner.load(folder / LEARNER)
-        await self.wired.policy.publish(iteration)
+        async with self.wired.policy.weights_move():
+            await self.wired.policy.publish(iteration)
         await self._serve_metrics()
         self.history = History(self.run_dir, iteration)
         self._closing.append(self.history)
         # What making the model took is not set-up.
         self.seconds["setup"] = time.perf_counter() - self.started - self.seconds["base_model"]
         print(f"  actors      {self._counts()}; ready after {self.seconds['setup']:.0f} s")
-        return self._new_game(iteration, pending)
+        return self.wired.game(self.config, self.ledger, iteration, pending)
 
     def _last_checkpoint(self) -> tuple[int, Pending, Path | None]:
         folder = self.store.latest()
         if folder is None:
             return 0, Pending(), None
         state = read_state(folder)
+        if state.keys() != {"iteration", "version", "model"}:
+            raise UserError(f"checkpoint {folder} is of another version of this program")
+        if state["model"] != self._model():
+            raise UserError(
+                f"checkpoint {folder} was trained from another model than"
+                f" {self.wired.model_path} is now: put that model back, or start a new run"
+            )
         self._saved = state["iteration"]
         return state["iteration"], load_pending(folder), folder
 
-    def _new_game(self, iteration: int, pending: Pending) -> Game:
-        wired = self.wired
-        return Game(
-            self.config,
-            source=wired.source,
-            solver=wired.solver,
-            scorers=wired.scorers,
-            weights=wired.policy,
-            learner=wired.learner,
-            ledger=self.ledger,
-            iteration=iteration,
-            pending=pending,
-        )
+    def _model(self) -> str:
+        return model_identity(self.wired.model_path, self.config.model.revision)
 
     async def _serve_metrics(self) -> None:
         """Serve the driver's metrics, and the discovery of every process that serves some."""
@@ -181,7 +180,11 @@ class Playing:
             await self.wired.learner.save(draft.folder / LEARNER)
             await self.wired.learner.export(draft.folder / EXPORT)
             save_pending(pending, draft.folder)
-            draft.state = {"iteration": game.iteration, "version": game.iteration}
+            draft.state = {
+                "iteration": game.iteration,
+                "version": game.iteration,
+                "model": self._model(),
+            }
         self._saved = game.iteration
 
     # --- held-out problems, and the end ---
@@ -198,7 +201,7 @@ class Playing:
         else:
             outcome = await self._evaluate(problems, heldout)
             stored = {"answers": outcome.answers, "right": outcome.right_n.tolist()}
-            path.write_text(json.dumps(stored))
+            write_durably(path, json.dumps(stored))
         print(f"  held-out    {100 * outcome.rate:.1f}% of {len(problems):,} solved {when}")
         return outcome
 
@@ -211,8 +214,7 @@ class Playing:
     async def _sum_up(self, before: Outcome | None) -> None:
         after = await self._measured("after")
         summary = self._summary(before, after)
-        text = json.dumps(summary, indent=1)
-        (self.run_dir / "summary.json").write_text(text)
+        write_durably(self.run_dir / "summary.json", json.dumps(summary, indent=1))
         print(summary_text(summary, self.run_dir))
 
     def _summary(self, before: Outcome | None, after: Outcome | None) -> dict[str, Any]:

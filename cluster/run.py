@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
-import math
 import os
 import shutil
 import signal
@@ -23,7 +22,7 @@ import ray
 
 from cluster.plan import make_plan, nodes_from
 from cluster.playing import Playing
-from cluster.rundir import claimed, logged, open_run, reopen_run, stop_driver
+from cluster.rundir import claimed, logged, open_run, reopen_run
 from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -49,12 +48,6 @@ def resume(run_dir: Path) -> None:
     _run(reopen_run(run_dir))
 
 
-def stop(run_dir: Path) -> None:
-    """Ask a run to write a checkpoint and end, and wait until it has."""
-    stop_driver(run_dir)
-    print(f"{run_dir} has stopped; selfplay resume {run_dir} continues it.")
-
-
 def export(run_dir: Path, target: Path) -> None:
     """Copy the newest checkpoint's Hugging Face model out of a run."""
     config = reopen_run(run_dir)
@@ -73,9 +66,11 @@ def _run(config: RunConfig) -> None:
         print(f"{config.run_dir} has ended; its summary and its report are there.")
         return
     started = time.perf_counter()
+    # Before a model is made for minutes, and before any actor takes a GPU.
+    make_plan(config, nodes_from(None)[1])
     with claimed(config.run_dir), logged(config.run_dir):
         model_path, seconds = model_of(config)
-        connect(config)
+        connect()
         try:
             asyncio.run(_play(config, model_path, {"base_model": seconds}, started))
         finally:
@@ -99,7 +94,7 @@ def model_of(config: RunConfig) -> tuple[str, float]:
     return path, time.perf_counter() - started
 
 
-def connect(config: RunConfig) -> None:
+def connect() -> None:
     """Connect to the cluster this job runs on, or start a Ray of our own on this machine."""
     # Ray's workers import the project by its folder's path.
     environment = {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
@@ -110,16 +105,8 @@ def connect(config: RunConfig) -> None:
     }
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
-        make_plan(config, nodes_from(None)[1])
-        return
-    make_plan(config, nodes_from(None)[1])
-    cpus = max(os.cpu_count() or 1, math.ceil(_cpus(config)))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **options)
-
-
-def _cpus(config: RunConfig) -> float:
-    fleets = sum(fleet.replicas * fleet.cpus for fleet in config.fleets.values())
-    return fleets + config.learner.ranks * config.learner.cpus
+    else:
+        ray.init(address="local", include_dashboard=False, **options)
 
 
 async def _play(

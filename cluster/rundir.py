@@ -6,6 +6,7 @@ One driver at a time: `claimed` writes driver.json, with which `selfplay stop` f
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -48,6 +49,23 @@ def open_run(config: RunConfig) -> bool:
 def reopen_run(run_dir: Path) -> RunConfig:
     """The configuration of the run in `run_dir`, wherever the directory was moved to."""
     return load_resolved(run_dir).model_copy(update={"run_dir": run_dir})
+
+
+def model_identity(model_path: str, revision: str | None) -> str:
+    """What tells one initial model from another: a hub id's name, a folder's contents in short.
+
+    Weight files count by name and size only: hashing gigabytes at each start is not worth it.
+    """
+    folder = Path(model_path)
+    if not folder.is_dir():
+        return f"{model_path}@{revision or 'main'}"
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin"):
+            digest.update(f"{path.name} {path.stat().st_size}".encode())
+        elif path.name in ("config.json", "tokenizer.json"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @contextlib.contextmanager

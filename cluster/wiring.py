@@ -32,6 +32,7 @@ from actors.roles import (
 from actors.rollout import RolloutActor
 from cluster.dataset import load_rows
 from cluster.fleet import CatchUp, Fleet
+from cluster.game import Game, GameLedger, Pending
 from cluster.players import (
     Challenger,
     PartScorer,
@@ -121,6 +122,7 @@ class Prompts:
 class Wired:
     """A run's actors and the game's players made of them."""
 
+    model_path: str
     learner: LearnerGroup
     fleets: dict[str, Fleet]
     publisher: ObjectStorePublisher | VllmPublisher
@@ -148,10 +150,25 @@ class Wired:
         with contextlib.suppress(RayError):
             self.learner.stop()
 
-    async def targets(self) -> dict[str, list[dict[str, Any]]]:
-        """What each fleet's members and the learner's ranks say of themselves."""
-        described = {name: fleet.describe() for name, fleet in self.fleets.items()}
-        return described | {"learner": await self.learner.describe()}
+    def game(
+        self,
+        config: RunConfig,
+        ledger: GameLedger,
+        iteration: int = 0,
+        pending: Pending | None = None,
+    ) -> Game:
+        """The game that these parts play, from `iteration` on."""
+        return Game(
+            config,
+            source=self.source,
+            solver=self.solver,
+            scorers=self.scorers,
+            weights=self.policy,
+            learner=self.learner,
+            ledger=ledger,
+            iteration=iteration,
+            pending=pending,
+        )
 
 
 def wire(config: RunConfig, model_path: str) -> Wired:
@@ -174,7 +191,7 @@ def wire(config: RunConfig, model_path: str) -> Wired:
     )
     source = _source(config, policy, prompts, seeds)
     scorers = _scorers(config, fleets, seeds)
-    return Wired(learner, fleets, publisher, policy, source, solver, scorers, prompts)
+    return Wired(model_path, learner, fleets, publisher, policy, source, solver, scorers, prompts)
 
 
 def backend_of(config: RunConfig) -> Backend:

@@ -87,6 +87,21 @@ def _check_fleets(config: RunConfig) -> None:
         _demand(
             fleet.replicas >= 1, f"fleet {name} has replicas 0 and nothing would serve its calls"
         )
+    backend, on_gpu = config.publish.backend, config.rollout.gpus > 0
+    _demand(
+        backend not in ("nccl", "ipc") or on_gpu,
+        f"publish.backend {backend} moves weights between GPUs and rollout.gpus is 0: set"
+        " publish.backend to auto or object_store",
+    )
+    _demand(
+        backend != "object_store" or not on_gpu,
+        "publish.backend object_store is for engines on CPU: with rollout.gpus set it to auto",
+    )
+    _demand(
+        backend != "ipc" or config.colocate,
+        "publish.backend ipc is for a learner and engines on one GPU: set colocate to true, or"
+        " publish.backend to nccl",
+    )
     _demand(
         not config.colocate or config.staleness == 0,
         "colocate shares the GPU in turns, so staleness must be 0",

@@ -82,7 +82,7 @@ class CheckpointStore:
         if final.exists():
             final.rename(replaced)
         draft.rename(final)
-        _write_durably(self.root / LATEST_FILE, final.name)
+        write_durably(self.root / LATEST_FILE, final.name)
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_old(self, newest: int) -> None:
@@ -130,10 +130,11 @@ def _seal(draft: Draft) -> None:
         "state": draft.state,
         "files": {str(p.relative_to(draft.folder)): p.stat().st_size for p in sorted(files)},
     }
-    _write_durably(draft.folder / STATE_FILE, json.dumps(content, indent=1))
+    write_durably(draft.folder / STATE_FILE, json.dumps(content, indent=1))
 
 
-def _write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
+    """Write a file whole or not at all, whatever crashes."""
     draft = path.with_name(path.name + ".new")
     draft.write_text(text)
     _flush(draft)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import ray
+from ray.exceptions import RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -149,7 +150,7 @@ class LearnerGroup:
             if state[key] != now:
                 raise UserError(
                     f"checkpoint {folder} was written with learner.{key} {state[key]} and this run"
-                    f" has {now}: resume with learner.{key}={state[key]}, or start a new run from"
+                    f" has {now}: put learner.{key}: {state[key]} back, or start a new run from"
                     " the checkpoint's hf folder as model.path"
                 )
         await self._all([rank.load.remote(folder) for rank in self._ranks], "loading a checkpoint")
@@ -224,6 +225,8 @@ class LearnerGroup:
         deadline = self.config.learner.step_deadline_s
         try:
             return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
+        except RayTaskError as e:
+            raise e.cause from e
         except TimeoutError as e:
             raise TimeoutError(f"learner: waited {deadline:.0f} s for {what}") from e
 
@@ -234,6 +237,9 @@ class LearnerGroup:
         futures = [asyncio.wrap_future(ref.future()) for ref in refs]
         try:
             return await asyncio.wait_for(asyncio.gather(*futures), deadline)
+        except RayTaskError as e:
+            # The rank's own error, which may be a sentence for the user.
+            raise e.cause from e
         except TimeoutError as e:
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]

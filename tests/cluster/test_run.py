@@ -18,7 +18,6 @@ import pytest
 import ray
 
 from cluster.audit import check_ledger
-from cluster.game import Game
 from cluster.ledger import Ledger
 from cluster.wiring import wire
 from configs.load import load
@@ -93,15 +92,7 @@ def played(
         try:
             await wired.start()
             await wired.policy.publish(0)
-            game = Game(
-                config,
-                source=wired.source,
-                solver=wired.solver,
-                scorers=wired.scorers,
-                weights=wired.policy,
-                learner=wired.learner,
-                ledger=Ledger(run_dir),
-            )
+            game = wired.game(config, Ledger(run_dir))
             async for record in game.play():
                 restarts.append(wired.fleets["rollout"].restarts)
                 if disturb is not None:

@@ -214,7 +214,7 @@ def test_continuing_from_a_checkpoint_equals_never_having_stopped(
 def test_a_checkpoint_of_other_ranks_is_refused_with_the_remedy(sharded, tmp_path):
     asyncio.run(sharded.save(tmp_path / "state"))
     other = LearnerGroup(run_config(learner={"ranks": 1, "zero_stage": 3}), "unused")
-    with pytest.raises(UserError, match=r"resume with learner\.ranks=2"):
+    with pytest.raises(UserError, match=r"put learner\.ranks: 2 back"):
         asyncio.run(other.load(tmp_path / "state"))
     (tmp_path / "state" / "learner.json").write_text("{")
     with pytest.raises(UserError, match=r"learner\.json"):
