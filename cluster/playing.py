@@ -59,8 +59,8 @@ class Playing:
         """End after the step in hand; False where there is no game, or it was asked before."""
         if self.game is None or self.game.stop.is_set():
             return False
-        print("Stopping after this iteration, with a checkpoint; once more to stop at once.")
         self.game.stop.set()
+        print("Stopping after this iteration, with a checkpoint; once more to stop at once.")
         return True
 
     async def play(self) -> None:
@@ -241,8 +241,13 @@ class Playing:
 
     def _invented(self) -> list[str]:
         """Texts of all queries of the Challenger that were trained on."""
-        rows = self.ledger.read(["role", "admitted", "text"]).to_pylist()
-        return [row["text"] for row in rows if row["role"] == "challenger" and row["admitted"]]
+        columns = ["role", "admitted", "text", "policy_version_min"]
+        return [
+            row["text"]
+            for row in self.ledger.read(columns).to_pylist()
+            # A data set's query stands in the Challenger's place, with version -1.
+            if row["role"] == "challenger" and row["admitted"] and row["policy_version_min"] >= 0
+        ]
 
     def _report(self) -> None:
         if read_history(self.run_dir):

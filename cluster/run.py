@@ -74,9 +74,6 @@ def _run(config: RunConfig) -> None:
         try:
             asyncio.run(_play(config, model_path, {"base_model": seconds}, started))
         finally:
-            # Whoever asks for an end now has it already, and half a shutdown leaves processes.
-            for number in STOP_SIGNALS:
-                signal.signal(number, signal.SIG_IGN)
             ray.shutdown()
 
 
@@ -130,5 +127,9 @@ async def _play(
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
+        # Whoever asks for an end now has it already, and half a clean-up leaves processes.
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)
         await wired.stop()
         playing.close()

@@ -22,6 +22,7 @@ from configs.load import RESOLVED, differences, load_resolved, save_resolved
 from configs.schema import RunConfig
 
 DRIVER = "driver.json"
+SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 STOP_DEADLINE_S = 600.0
 LOOK_EVERY_S = 0.2
@@ -54,7 +55,7 @@ def reopen_run(run_dir: Path) -> RunConfig:
 def model_identity(model_path: str, revision: str | None) -> str:
     """What tells one initial model from another: a hub id's name, a folder's contents in short.
 
-    Weight files count by name and size only: hashing gigabytes at each start is not worth it.
+    Of weight files, samples count: hashing gigabytes at each start is not worth it.
     """
     folder = Path(model_path)
     if not folder.is_dir():
@@ -62,10 +63,20 @@ def model_identity(model_path: str, revision: str | None) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".bin"):
-            digest.update(f"{path.name} {path.stat().st_size}".encode())
+            _digest_samples(digest, path)
         elif path.name in ("config.json", "tokenizer.json"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _digest_samples(digest: hashlib._Hash, path: Path) -> None:
+    """Take in a file's size and evenly spaced parts of it, its first and its last among them."""
+    size = path.stat().st_size
+    digest.update(f"{path.name} {size}".encode())
+    with path.open("rb") as file:
+        for place in range(SAMPLES):
+            file.seek(max(0, size - SAMPLE_BYTES) * place // (SAMPLES - 1))
+            digest.update(file.read(SAMPLE_BYTES))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import pytest
 from cluster.rundir import DRIVER, claimed, living_driver, model_identity, open_run, stop_driver
 from configs.errors import UserError
 from configs.load import load, load_resolved
+from tests.models import save_causal_model
 
 PRESET = Path("configs/quickstart.yaml")
 
@@ -69,7 +70,13 @@ def test_stopping_what_does_not_run_says_so(tmp_path: Path):
         stop_driver(tmp_path)
 
 
-def test_models_are_told_apart(tiny_model, reward_model: Path):
+def test_models_of_one_shape_are_told_apart_by_their_weights(tmp_path: Path):
+    one, other = (save_causal_model(tmp_path / str(seed), tied=False, seed=seed) for seed in (0, 1))
+    assert model_identity(str(one), None) != model_identity(str(other), None)
+    assert model_identity(str(one), None) == model_identity(str(one), None)
+
+
+def test_models_are_told_apart(tiny_model):
     tied, untied = (model_identity(str(tiny_model(kind)), None) for kind in (True, False))
     assert tied != untied
     assert tied == model_identity(str(tiny_model(True)), "any")
