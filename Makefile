@@ -66,7 +66,7 @@ format: $(READY)  ## Format the code
 types: $(READY)  ## Check types
 	$(PYTHON) -m basedpyright --level error
 
-bench: $(READY)  ## Measure speed against the bare libraries (BENCH="--shape llama-3.2-1b ...")
+bench: $(READY)  ## Measure speed against the bare libraries, on a GPU if there is one (BENCH="--only ...")
 	$(PYTHON) -m benchmarks.bench $(BENCH)
 
 bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOTrainer

@@ -75,6 +75,10 @@ class _Job:
     """Whether the engine is unusable where `work` fails."""
 
 
+class EngineDiedError(RuntimeError):
+    """The engine has failed and serves nothing any more; its process is to be replaced."""
+
+
 class Engine:
     """One vLLM engine with continuous batching over all its callers.
 
@@ -122,7 +126,7 @@ class Engine:
         self._ids = itertools.count()
         self._held = False
         self._lock = threading.Lock()
-        self._failure: BaseException | None = None
+        self._failure: EngineDiedError | None = None
         arguments = {
             "model": model_path,
             "revision": revision,
@@ -222,7 +226,7 @@ class Engine:
     def _add_job(self, job: _Job) -> None:
         with self._lock:
             if self._failure is not None:
-                raise RuntimeError(f"the {self._section} engine has stopped") from self._failure
+                raise self._failure
             self._jobs.put(job)
 
     # From here on: the stepping thread.
@@ -235,13 +239,18 @@ class Engine:
             started.set_exception(error)
             return
         started.set_result(None)
-        stopped: BaseException = RuntimeError(f"the {self._section} engine was closed")
+        stopped = EngineDiedError(f"the {self._section} engine was closed")
         try:
             self._serve()
         except Exception as error:  # noqa: BLE001 — goes to everyone who waits
-            stopped = error
+            stopped = error if isinstance(error, EngineDiedError) else self._died(error)
         self._fail_pending(stopped)
         self._llm.model_executor.shutdown()
+
+    def _died(self, error: Exception) -> EngineDiedError:
+        died = EngineDiedError(f"the {self._section} engine failed: {error!r}")
+        died.__cause__ = error
+        return died
 
     def _serve(self) -> None:
         """Alternate between callers' jobs and steps until `close`."""
@@ -263,9 +272,10 @@ class Engine:
         try:
             job.work()
         except Exception as error:
-            job.future.set_exception(error)
+            told = self._died(error) if job.fatal else error
+            job.future.set_exception(told)
             if job.fatal:
-                raise
+                raise told from error
 
     def _admit(self, batch: _Batch, asked: list[Asked]) -> None:
         from vllm.inputs import TokensPrompt  # noqa: PLC0415 — vllm takes seconds to import
@@ -312,7 +322,7 @@ class Engine:
             if started and request.first_version is None:
                 request.first_version = self.version
 
-    def _fail_pending(self, error: BaseException) -> None:
+    def _fail_pending(self, error: EngineDiedError) -> None:
         with self._lock:
             self._failure = error
         pending = {id(r.batch.future): r.batch.future for r in self._in_flight.values()}

@@ -7,13 +7,12 @@ that was tested with it (arXiv 2605.22217).
 from __future__ import annotations
 
 import logging
-import pkgutil
 import re
 from collections.abc import Callable, Iterator, Set
 
 from actors.records import Query
 from actors.roles import PromptFile
-from configs.errors import UserError
+from configs.functions import resolve
 from configs.schema import GateConfig
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,10 @@ class Gate:
         """
         self._config = config
         self._answer_fits = answer_fits
-        self._task_verifier = _load_verifier(config.task_verifier)
+        named = config.task_verifier
+        self._task_verifier: TaskVerifier | None = (
+            resolve("gate.task_verifier", named) if named else None
+        )
         self._wording = {
             run for text in prompt.wording for run in word_runs(text, config.echo_words)
         }
@@ -102,12 +104,3 @@ def template_markers(prompt: PromptFile) -> list[str]:
     places = [n for n, line in enumerate(lines) if line.strip() == "{{template}}"]
     around = [lines[n].strip() for at in places for n in (at - 1, at + 1) if 0 <= n < len(lines)]
     return [line for line in around if re.fullmatch(r"[^\w\s].*[^\w\s]", line)]
-
-
-def _load_verifier(name: str | None) -> TaskVerifier | None:
-    if name is None:
-        return None
-    try:
-        return pkgutil.resolve_name(name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"gate.task_verifier {name!r} cannot be imported: {error}") from error

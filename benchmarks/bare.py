@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from actors.records import Completion, GenerationRequest
 from actors.vllm_start import engine_settings, set_environment
+from benchmarks.shapes import Lengths
 from configs.fleets import EngineConfig
 from configs.schema import RunConfig
 from learner.batching import MicroBatch, Row, split
 from learner.rank import Place, Rank
 
-ROWS, PROMPT, ANSWER = 256, 24, (4, 20)
+Kind = Literal["rank", "bare"]
 
 
 class BareEngine:
@@ -30,6 +33,10 @@ class BareEngine:
         arguments = EngineArgs(model=model, seed=0, **engine_settings(config))
         self._engine = LLMEngine.from_engine_args(arguments)
         self._next = 0
+
+    def describe(self) -> dict[str, Any]:
+        """Say which process this is; the answer comes once the engine has started."""
+        return {"pid": os.getpid()}
 
     def generate(self, requests: list[GenerationRequest]) -> int:
         """Sample all requests; return the number of tokens."""
@@ -54,26 +61,27 @@ class BareEngine:
         return tokens
 
 
-class LearnerPair:
-    """A learner rank and a bare Hugging Face loop, on the same micro-batches by turns."""
+class LearnerLoops:
+    """A learner rank, a bare Hugging Face loop, or both, on the same micro-batches by turns."""
 
-    def __init__(self, config: RunConfig, model: str) -> None:
-        self.config = config
-        self.rank = Rank(config, model, Place(0, 1, "127.0.0.1:29655"))
-        rows = _rows(np.random.default_rng(0))
+    def __init__(
+        self, config: RunConfig, model: str, lengths: Lengths, kinds: Sequence[Kind]
+    ) -> None:
+        rows = _rows(lengths, np.random.default_rng(0))
         self.batches = split(rows, 1, config.learner.micro_batch_tokens)[0]
         self.tokens = sum(len(row.completion.token_ids) for row in rows)
-        self.bare = BareLoop(config, model, self.rank.device)
+        make = {"rank": self._rank, "bare": self._bare}
+        self.runs = {kind: make[kind](config, model) for kind in kinds}
+
+    def describe(self) -> dict[str, Any]:
+        """Say which process this is."""
+        return {"pid": os.getpid()}
 
     def measure(self, repeats: int, warm_up: int) -> dict[str, Any]:
         """Seconds of a step of each; a step trains `tokens` tokens."""
-        runs: dict[str, Callable[[], Any]] = {
-            "rank": lambda: self.rank.step(self.batches, 0),
-            "bare": lambda: self.bare.step(self.batches),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        seconds: dict[str, list[float]] = {name: [] for name in self.runs}
         for repeat in range(warm_up + repeats):
-            for name, run in runs.items():
+            for name, run in self.runs.items():
                 _synchronise()
                 started = time.perf_counter()
                 run()
@@ -82,26 +90,44 @@ class LearnerPair:
                     seconds[name].append(time.perf_counter() - started)
         return {"tokens": self.tokens, "seconds": seconds}
 
+    def _rank(self, config: RunConfig, model: str) -> Callable[[], Any]:
+        rank = Rank(config, model, Place(0, 1, f"127.0.0.1:{_free_port()}"))
+        return lambda: rank.step(self.batches, 0)
+
+    def _bare(self, config: RunConfig, model: str) -> Callable[[], Any]:
+        loop = BareLoop(config, model)
+        return lambda: loop.step(self.batches)
+
 
 class BareLoop:
-    """Policy forward and backward, the same reference forward, clipping, AdamW."""
+    """Policy forward and backward, the same reference forward, clipping, AdamW.
 
-    def __init__(self, config: RunConfig, model: str, device: torch.device) -> None:
+    As in the learner, AdamW works on float32 weights, and a layer's activations are computed anew
+    in the backward pass where the configuration says so.
+    """
+
+    def __init__(self, config: RunConfig, model: str) -> None:
         from transformers import AutoModelForCausalLM  # noqa: PLC0415 (seconds)
 
-        self.config, self.device = config.learner, device
+        self.config = config.learner
+        self.device = torch.device("cuda", 0) if self.config.gpus else torch.device("cpu")
         # Any: transformers types `to` as a wrapped function that takes no device.
         load: Any = AutoModelForCausalLM.from_pretrained
         dtype = getattr(torch, config.learner.dtype)
-        self.model = load(model, dtype=dtype).to(device)
-        self.reference = load(model, dtype=dtype).to(device).eval()
+        self.model = load(model, dtype=dtype).to(self.device).train()
+        if self.config.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.reference = load(model, dtype=dtype).to(self.device).eval()
+        self.weights = list(self.model.parameters())
+        self.copies = dtype != torch.float32
+        self.masters = [w.detach().float() for w in self.weights] if self.copies else self.weights
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=config.learner.learning_rate, fused=True
+            self.masters, lr=config.learner.learning_rate, fused=True
         )
 
     def step(self, batches: list[MicroBatch]) -> None:
         """One gradient step with the same loss, written plainly."""
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         for batch in batches:
             tokens_BL = torch.as_tensor(batch.tokens_BL, device=self.device)
             mask_BT = torch.as_tensor(batch.mask_BT, device=self.device)
@@ -114,8 +140,17 @@ class BareLoop:
             kl_BT = 0.5 * (logprobs_BT - reference_BT).square()
             loss_BT = weights_B[:, None] * (self.config.kl.coefficient * kl_BT - gain_BT)
             (loss_BT * mask_BT).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.gradient_clip)
+        self._apply()
+
+    def _apply(self) -> None:
+        pairs = list(zip(self.masters, self.weights, strict=True)) if self.copies else []
+        for master, weight in pairs:
+            master.grad = weight.grad.float()
+        torch.nn.utils.clip_grad_norm_(self.masters, self.config.gradient_clip)
         self.optimizer.step()
+        with torch.no_grad():
+            for master, weight in pairs:
+                weight.copy_(master)
 
 
 def _logprobs(model: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
@@ -123,17 +158,26 @@ def _logprobs(model: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
     return logits_BTV.log_softmax(-1).gather(-1, tokens_BL[:, 1:, None]).squeeze(-1)
 
 
-def _rows(generator: np.random.Generator) -> list[Row]:
-    """Answers of the quickstart's lengths, with random tokens."""
+def _rows(lengths: Lengths, generator: np.random.Generator) -> list[Row]:
+    """Rows of these lengths, with random tokens."""
 
     def completion() -> Completion:
-        prompt = generator.integers(10, 90, PROMPT).astype(np.int32)
-        answer = generator.integers(10, 90, int(generator.integers(*ANSWER))).astype(np.int32)
+        prompt = generator.integers(10, 90, lengths.prompt).astype(np.int32)
+        length = int(generator.integers(*lengths.answer))
+        answer = generator.integers(10, 90, length).astype(np.int32)
         return Completion(prompt, answer, "", "stop", 0, 0, 0)
 
+    share = 1 / lengths.rows
     return [
-        Row(i, completion(), i % 2, 1.0, 1 / ROWS, float(generator.normal())) for i in range(ROWS)
+        Row(i, completion(), i % 2, 1.0, share, float(generator.normal()))
+        for i in range(lengths.rows)
     ]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def _synchronise() -> None:

@@ -6,7 +6,9 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +52,12 @@ def ratio(above: list[float], below: list[float]) -> dict[str, Any]:
     return figure([a / b for a, b in zip(above, below, strict=True)], "ratio")
 
 
+def command() -> str:
+    """The command that this process was started with."""
+    module = f"benchmarks.{Path(sys.argv[0]).stem}"
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+
+
 def machine() -> dict[str, Any]:
     """What was measured on; no host name, which says nothing to others."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -64,9 +72,10 @@ def machine_name() -> str:
 
 
 def write(path: Path, figures: dict[str, Any]) -> None:
-    """Write the figures with the machine and the versions they were taken on."""
+    """Write the figures with the command, the machine and the versions they were taken with."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": machine(), "versions": provenance(), **figures}
+    made_by = {"command": command(), "machine": machine(), "versions": provenance()}
+    content = {**made_by, **figures}
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"written to {path}")
 

@@ -23,13 +23,14 @@ from typing import Any
 import ray
 
 from benchmarks import measure
-from benchmarks.bench import ANSWERS, QUERIES, TOKENS, WARM_UP, Kept
-from benchmarks.shapes import random_model
+from benchmarks.bench import ANSWERS, QUERIES, WARM_UP, Kept
+from benchmarks.shapes import QUICKSTART, random_model
 from cluster.record import IterationRecord
 from cluster.run import connect
 from cluster.wiring import wire
 from configs.schema import RunConfig
 
+TOKENS = QUICKSTART.sampled
 WORDS = "red blue green gold cat dog bird fish sun moon rain snow tree road ship king".split()
 
 
@@ -80,7 +81,7 @@ def our_figures(scratch: Path, model: Path, prompts: list[str], repeats: int) ->
                     {
                         "kind": "verifier",
                         "name": "length",
-                        "function": "benchmarks.peer:length_reward",
+                        "function": "benchmarks.length:length_reward",
                         "fleet": {"cpus": 0.25},
                     }
                 ],
@@ -105,12 +106,6 @@ def our_figures(scratch: Path, model: Path, prompts: list[str], repeats: int) ->
             for phase in ("wait", "train", "publish", "iteration")
         },
     }
-
-
-def length_reward(query: str, answer: str, reference: str | None) -> float:
-    """A reward that costs nothing, so that the systems and not the rewards are compared."""
-    del query, reference
-    return float(len(answer) % 7)
 
 
 async def _play(config: RunConfig, model: str) -> list[IterationRecord]:

@@ -35,7 +35,11 @@ TITLES = {
     "quickstart": "Challenger: min(p, 1−p) + w·V_Q (the quickstart)",
     "paper": "Challenger: −V + V_Q, α 1 (the paper)",
 }
-CURVES = (("v", "V, the solve rate of the Challenger's queries"), ("kl_solver", "KL of the Solver"))
+CURVES = (
+    ("v", "V, the solve rate of the Challenger's queries", 0.8),
+    ("kl_solver", "KL of the Solver to the reference, nats per token", 0.16),
+)
+"""Keys of metrics.jsonl, titles, and the end of the axis, the same for both rewards."""
 
 
 def main() -> None:
@@ -51,7 +55,9 @@ def main() -> None:
     figures: dict[str, Any] = {name: {"seeds": []} for name in VARIANTS}
     for (name, seed), summary in summaries.items():
         assert summary is not None, "it was just played"
-        row = {"seed": seed, **summary["heldout"], "wall_s": summary["wall_s"]}
+        made_with = {key: summary[key] for key in ("wall_s", "versions")}
+        made_with["git_commit"] = commit_of(runs[name, seed])
+        row = {"seed": seed, **summary["heldout"], **made_with}
         figures[name]["seeds"].append(row)
         print(f"{name:12} seed {seed}: {row['before']:.3f} -> {row['after']:.3f}")
     measure.write(measure.RESULTS / "selfplay.json", figures)
@@ -64,6 +70,12 @@ def play(run_dir: Path, overrides: list[str]) -> None:
     subprocess.run([*command, f"run_dir={run_dir}", *overrides], check=True)
 
 
+def commit_of(run_dir: Path) -> str:
+    """The commit that played a run, out of the comment at the head of its configuration."""
+    lines = (run_dir / "config.yaml").read_text("utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("# git_commit"))
+
+
 def draw(runs: dict[tuple[str, int], Path], figures: dict[str, Any], path: Path) -> None:
     """Held-out rates on the left, curves over the iterations to their right."""
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
@@ -72,10 +84,11 @@ def draw(runs: dict[tuple[str, int], Path], figures: dict[str, Any], path: Path)
     )
     for row, name in enumerate(VARIANTS):
         draw_rates(axes[row][0], figures[name]["seeds"])
-        axes[row][0].set_title(TITLES[name], loc="left", fontsize=10)
-        for column, (key, label) in enumerate(CURVES, start=1):
+        axes[row][0].set_title(TITLES[name], loc="left", fontsize=9)
+        for column, (key, label, top) in enumerate(CURVES, start=1):
             draw_curve(axes[row][column], runs, name, key)
             axes[row][column].set_title(label, loc="left", fontsize=9)
+            axes[row][column].set_ylim(0, top)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     print(f"written to {path}")
@@ -96,10 +109,17 @@ def draw_rates(axes: Axes, seeds: list[dict[str, Any]]) -> None:
                 capsize=3,
                 label=when if place == 0 else None,
             )
+        axes.annotate(
+            f"{100 * row['difference']:+.1f}",
+            (place, 100 * row["ci95_after"][1]),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+        )
     axes.set_xticks(range(len(seeds)), [f"seed {row['seed']}" for row in seeds])
     axes.set_ylabel("held-out solved, %")
     axes.set_ylim(0, 100)
-    axes.legend(frameon=False, loc="upper left")
+    axes.legend(frameon=False, loc="lower left")
 
 
 def draw_curve(axes: Axes, runs: dict[tuple[str, int], Path], name: str, key: str) -> None:
@@ -115,8 +135,7 @@ def draw_curve(axes: Axes, runs: dict[tuple[str, int], Path], name: str, key: st
         ]
         axes.plot(smooth, lw=1.4, label=f"seed {seed}")
     axes.set_xlabel("iteration")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right", ncols=3, handlelength=1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cluster.ledger import CHALLENGER, SOLVER, Ledger
+from learner.advantages import STD_EPSILON
 
 COLUMNS = [
     "iteration",
@@ -25,8 +26,6 @@ COLUMNS = [
     "admitted",
     "reject_reason",
 ]
-STD_EPSILON = 1e-4
-"""As in `learner.advantages`."""
 
 Row = dict[str, Any]
 

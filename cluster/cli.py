@@ -1,13 +1,15 @@
 """The command line: `selfplay`, or `python -m cluster` where the project is not installed.
 
 Exit codes: 0 done, 1 a fault of ours or of the machine (with its traceback) or a run that cannot
-go on, 2 a user's mistake (one sentence, no traceback), 130 interrupted.
+go on, 2 a user's mistake or a disk that cannot be written (one sentence, no traceback), 130
+interrupted.
 Imports wait for their command: --help is immediate.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.faults import RunError
-from configs.errors import UserError
+from configs.errors import UserError, disk_fault
 
 DESCRIPTION = "Language Self-Play: a language model trains by playing against itself."
 EXAMPLES = """\
@@ -42,11 +44,20 @@ A setting is a dotted key and a YAML value: rollout.replicas=6, rewards.parts.0.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(arguments)
+    # The functions that a configuration names are found from here, as with python -m cluster.
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         options.command(options)
     except UserError as error:
         for sentence in str(error).splitlines():
             print(f"selfplay: {sentence}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        sentence = disk_fault(error)
+        if sentence is None:
+            raise
+        print(f"selfplay: {sentence}", file=sys.stderr)
         return 2
     except RunError as error:
         if error.__cause__ is not None:
@@ -135,7 +146,7 @@ def _train(options: argparse.Namespace) -> None:
     from configs.load import load, require_shared_run_dir  # noqa: PLC0415
 
     config = load(options.config, options.overrides)
-    require_shared_run_dir(config)
+    require_shared_run_dir(config.run_dir)
     _warn(warnings(config))
     run.train(config)
 
@@ -153,13 +164,15 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _resume(options: argparse.Namespace) -> None:
     from cluster import run  # noqa: PLC0415
+    from configs.load import require_shared_run_dir  # noqa: PLC0415
 
+    require_shared_run_dir(options.run)
     run.resume(options.run)
 
 
 def _stop(options: argparse.Namespace) -> None:
     # Not through cluster.run, which takes seconds to import while the run goes on.
-    from cluster.rundir import stop_driver  # noqa: PLC0415
+    from cluster.claim import stop_driver  # noqa: PLC0415
 
     stop_driver(options.run)
     print(f"{options.run} has stopped; selfplay resume {options.run} continues it.")

@@ -144,6 +144,13 @@ def _heldout(heldout: Mapping[str, Any]) -> list[str]:
             f"    The Challenger invented {heldout['invented_by_challenger']} of them itself;"
             f" without those: {100 * heldout['after_without_invented']:.1f}% after."
         )
+    unverified = heldout["unverified_before"] + heldout["unverified_after"]
+    if unverified:
+        lines.append(f"    The verifier hung or failed on {unverified} answers, counted as wrong.")
+    if heldout["in_dataset"]:
+        lines.append(
+            f"    {heldout['in_dataset']} of them are in source.dataset, so training did use those."
+        )
     return [*lines, ""]
 
 

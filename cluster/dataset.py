@@ -29,18 +29,24 @@ def load_rows(config: DatasetConfig) -> list[Row]:
     Raises UserError where it is missing, empty or malformed, with the number of the bad line.
     """
     path = Path(config.path)
-    if path.suffix == ".jsonl":
+    if not is_file(config):
+        numbered = _hub(config)
+    elif path.suffix == ".jsonl":
         numbered = _jsonl(path)
     elif path.suffix == ".parquet":
         numbered = _parquet(path, config)
-    elif path.exists():
-        raise UserError(f"source.dataset.path {path} is neither a .jsonl nor a .parquet file")
     else:
-        numbered = _hub(config)
+        raise UserError(f"source.dataset.path {path} is neither a .jsonl nor a .parquet file")
     rows = [_row(config, place, fields) for place, fields in numbered]
     if not rows:
         raise UserError(f"source.dataset.path {config.path} holds no rows")
     return rows
+
+
+def is_file(config: DatasetConfig) -> bool:
+    """Whether `path` means a file, there or not, and no hub data set."""
+    path = Path(config.path)
+    return path.suffix in (".jsonl", ".parquet") or path.exists()
 
 
 def _jsonl(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -81,10 +87,14 @@ def _hub(config: DatasetConfig) -> Iterable[tuple[str, Mapping[str, Any]]]:
     except (OSError, ValueError, DatasetsError) as error:
         raise UserError(
             f"source.dataset.path {config.path!r} is no file here, and as a hub data set with split"
-            f" {config.split!r} it cannot be loaded: {error}"
+            f" {config.split!r} it cannot be loaded: {_first_line(error)}"
         ) from error
     place = f"{config.path}[{config.split}] row"
     return ((f"{place} {number}", row) for number, row in enumerate(_dicts(rows), start=1))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _dicts(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -92,7 +102,8 @@ def _dicts(rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _fields(config: DatasetConfig) -> list[str]:
-    return [name for name in (config.query_field, config.reference_field) if name is not None]
+    named = (config.query_field, config.context_field, config.reference_field)
+    return [name for name in named if name is not None]
 
 
 def _row(config: DatasetConfig, place: str, fields: Mapping[str, Any]) -> Row:
@@ -102,9 +113,20 @@ def _row(config: DatasetConfig, place: str, fields: Mapping[str, Any]) -> Row:
     query = fields[config.query_field]
     if not isinstance(query, str) or not query.strip():
         raise UserError(f"{place}: field {config.query_field!r} is not a text")
+    query += _context(config, place, fields)
     if config.reference_field is None:
         return Row(query, None)
     reference = fields[config.reference_field]
     if not isinstance(reference, str | int | float):
         raise UserError(f"{place}: field {config.reference_field!r} is neither a text nor a number")
     return Row(query, str(reference))
+
+
+def _context(config: DatasetConfig, place: str, fields: Mapping[str, Any]) -> str:
+    """What follows the query of a row: a blank line and its context, or nothing."""
+    context = None if config.context_field is None else fields[config.context_field]
+    if context is None:
+        return ""
+    if not isinstance(context, str):
+        raise UserError(f"{place}: field {config.context_field!r} is not a text")
+    return f"\n\n{context}" if context.strip() else ""

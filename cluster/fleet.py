@@ -24,6 +24,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from actors.engine import EngineDiedError
 from cluster.faults import RunError
 from cluster.member import Event, Member, State
 from configs.errors import UserError
@@ -37,10 +38,10 @@ LOST = (
     NodeDiedError,
     WorkerCrashedError,
     ObjectLostError,
+    EngineDiedError,
     TimeoutError,
 )
-"""What a wait raises when its member is dead, unreachable or hung."""
-PING_DEADLINE_S = 10.0
+"""What a wait raises when its member is dead, unreachable, of no use or hung."""
 STOP_DEADLINE_S = 5.0
 
 Spawn = Callable[[str], ActorHandle]
@@ -130,12 +131,6 @@ class Fleet:
             if seat.member.state is State.SERVING and seat.handle is not None
         }
 
-    async def weed(self) -> bool:
-        """Ask every serving member for a sign of life; True where one was lost."""
-        seats = [seat for seat in self._seats if seat.member.state is State.SERVING]
-        answers = (self._tell(seat, "describe", deadline_s=PING_DEADLINE_S) for seat in seats)
-        return not all(await asyncio.gather(*answers))
-
     def replace(self, name: str, cause: str) -> None:
         """Restart a serving member that its user has found to be of no use."""
         seat = next(seat for seat in self._seats if seat.member.name == name)
@@ -175,17 +170,13 @@ class Fleet:
                 log.info("%s: %s waits until a member serves", self.name, method)
                 await self._changed.wait()
 
-    async def _tell(
-        self, seat: _Seat, method: str, *args: Any, deadline_s: float | None = None
-    ) -> bool:
-        """One call to this very member; False where it is lost."""
+    async def _tell(self, seat: _Seat, method: str, *args: Any) -> None:
+        """One call to this very member."""
         member = seat.member
         try:
-            await _ask(seat.handle, deadline_s or self.config.deadline_s, method, *args)
+            await _ask(seat.handle, self.config.deadline_s, method, *args)
         except _Lost as lost:
             self._lose(seat, member, f"{method}: {lost}")
-            return False
-        return True
 
     async def _join(self, seat: _Seat) -> None:
         """STARTING → STALE → SERVING; _Lost where its process does not get there."""
@@ -263,14 +254,17 @@ async def _ask(handle: ActorHandle | None, deadline_s: float, method: str, *args
 
 
 async def _within(deadline_s: float, remote: Awaitable[Any]) -> Any:
-    """Wait for remote work: _Lost where its actor is dead or hung, else the work's own exception.
+    """Wait for remote work: _Lost where its actor is dead, hung, or alive without its engine.
 
-    An application's TimeoutError is a RayTaskError too, and not a sign of a hung actor.
+    Else the work's own exception: an application's TimeoutError is a RayTaskError too, and not a
+    sign of a hung actor.
     """
     try:
         return await asyncio.wait_for(remote, deadline_s)
     except RayTaskError as error:
-        raise error.cause from error
+        if not isinstance(error.cause, EngineDiedError):
+            raise error.cause from error
+        raise _Lost(_said(error.cause)) from error
     except LOST as error:
         raise _Lost(_said(error)) from error
 
@@ -281,10 +275,8 @@ def _kill(handle: ActorHandle | None) -> None:
 
 
 def _said(error: BaseException) -> str:
-    """The first line of an error, or that it is a deadline."""
-    if isinstance(error, TimeoutError):
-        return "no answer within its deadline"
-    return str(error).strip().partition("\n")[0]
+    """The first line of an error; `asyncio.wait_for` says nothing of its own."""
+    return str(error).strip().partition("\n")[0] or "no answer within its deadline"
 
 
 def _start_error(name: str, config: FleetConfig, error: BaseException | None) -> Exception:

@@ -30,7 +30,7 @@ from cluster.record import IterationRecord, StepOutcome, summarise
 from cluster.round import Answers, RoundInPlay, Scorer, Table, slot_of
 from cluster.seeds import Ticket
 from cluster.sources import QuerySource
-from cluster.staleness import Staleness
+from cluster.staleness import Staleness, check_age
 from configs.schema import RunConfig
 from rewards.reward import first_problem
 
@@ -175,6 +175,7 @@ class Game:
         A step that is not applied changes nothing.
         """
         groups, iteration = round_.batch(), self.iteration
+        check_age(groups, iteration, self.config.staleness)
         async with self.weights.weights_move():
             with _timed(seconds, "train"):
                 outcome = await self.learner.step(groups, iteration)

@@ -51,14 +51,21 @@ class ModelSize:
         return 2 * self.layers * heads * self.head_size * BYTES[engine.dtype]
 
 
-def measure(key: str, path: str, revision: str | None = None, trust: bool = False) -> ModelSize:
-    """Size of the model in a folder or on the hub; only its config.json is read.
+def measure(
+    key: str, path: str, revision: str | None = None, trust: bool = False, *, reward: bool = False
+) -> ModelSize:
+    """The size of a model in a folder or on the hub; only its config.json is read.
 
-    `key` names the setting in the UserError for a model that is not there.
+    `reward` is for a sequence classifier. `key` names the setting in the UserError for a model
+    that is not there or is of no such kind.
     """
     # transformers takes seconds to import, which --help should not pay.
     import torch  # noqa: PLC0415
-    from transformers import AutoConfig, AutoModelForCausalLM  # noqa: PLC0415
+    from transformers import (  # noqa: PLC0415
+        AutoConfig,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
 
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust)
@@ -66,21 +73,33 @@ def measure(key: str, path: str, revision: str | None = None, trust: bool = Fals
         raise UserError(
             f"{key} {path!r}: no config.json of a model there; name a folder that holds one, or a"
             " hub id that this machine can reach (hf download fetches it where there is network,"
-            f" HF_TOKEN opens gated ones): {str(error).splitlines()[0]}"
+            f" HF_TOKEN opens gated ones): {_first_line(error)}"
         ) from None
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+    kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config, trust_remote_code=trust)
+    except ValueError as error:
+        wanted = "a sequence classifier" if reward else "a causal language model"
+        raise UserError(
+            f"{key} {path!r}: a model of the type {config.model_type!r} cannot serve as"
+            f" {wanted}: {_first_line(error)}"
+        ) from error
     heads = config.num_attention_heads
     return ModelSize(
         parameters=sum(p.numel() for p in model.parameters()),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
-        feed_forward=config.intermediate_size,
+        feed_forward=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
         vocabulary=config.vocab_size,
         context=config.max_position_embeddings,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def learner_parts(learner: LearnerConfig, size: ModelSize, kl: bool) -> tuple[Parts, Parts]:

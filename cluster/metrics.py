@@ -18,7 +18,7 @@ from typing import Any
 from prometheus_client import Counter, Gauge, Histogram
 
 from cluster.record import IterationRecord
-from configs.errors import UserError
+from configs.errors import UserError, naming
 from evaluation.run_files import read_history
 
 ITERATION = Gauge("selfplay_iteration", "Iterations trained")
@@ -114,13 +114,14 @@ class History:
         self.path = run_dir / "metrics.jsonl"
         kept = [row for row in read_history(run_dir) if row["iteration"] < iteration]
         unfinished = self.path.with_suffix(".tmp")
-        unfinished.write_text("".join(f"{json.dumps(row)}\n" for row in kept), "utf-8")
-        unfinished.replace(self.path)
+        with naming(self.path):
+            unfinished.write_text("".join(f"{json.dumps(row)}\n" for row in kept), "utf-8")
+            unfinished.replace(self.path)
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration)
 
     def write(self, record: IterationRecord) -> None:
         """Add one iteration."""
-        with self.path.open("a", encoding="utf-8") as file:
+        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(f"{json.dumps(record.as_dict(), allow_nan=False)}\n")
             file.flush()
             os.fsync(file.fileno())

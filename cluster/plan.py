@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.inputs import check_inputs
 from cluster.memory import Parts, engine_parts, learner_parts, measure, resting_gib
 from cluster.placement import ClusterConfig, NodeConfig, Seat, demands, place
 from configs.errors import UserError
@@ -45,16 +46,18 @@ class Plan:
 
 
 def make_plan(config: RunConfig, nodes: Sequence[NodeConfig]) -> Plan:
-    """Place a run's actors on `nodes` and estimate their memory.
+    """Place a run's actors on `nodes` and estimate their memory; check what the run reads.
 
-    Raises UserError naming the fleet, key or node where something does not fit.
+    Raises UserError naming the fleet, key, file or node where something does not fit.
     """
     seats = place(demands(config), nodes)
-    if config.model.make:
+    model = config.model
+    size = None
+    if model.path:
+        size = measure("model.path", model.path, model.revision, model.trust_remote_code)
+    check_inputs(config)
+    if size is None:
         return Plan(config, tuple(nodes), tuple(seats), None, {}, {}, ())
-    size = measure(
-        "model.path", config.model.path, config.model.revision, config.model.trust_remote_code
-    )
     capacity = {node.name: node.gpu_gib for node in nodes}
     smallest = {
         seat.demand.fleet: min(
@@ -64,11 +67,13 @@ def make_plan(config: RunConfig, nodes: Sequence[NodeConfig]) -> Plan:
     }
     device, host = learner_parts(config.learner, size, kl=config.learner.kl.coefficient > 0)
     parts, host_parts = {"learner": device}, {"learner": host}
-    models = {f"reward_{p.name}": p.model for p in config.preference_parts}
+    sizes = {
+        f"reward_{part.name}": measure(f"rewards.parts.{part.name}.model", part.model, reward=True)
+        for part in config.preference_parts
+    }
     for name, fleet in config.fleets.items():
         if isinstance(fleet, EngineConfig):
-            of = measure(f"fleet {name}: model", models[name]) if name in models else size
-            parts[name] = engine_parts(name, fleet, of, smallest[name])
+            parts[name] = engine_parts(name, fleet, sizes.get(name, size), smallest[name])
     loads = _loads(config, nodes, seats, parts, host_parts)
     for load in loads:
         _check(load)

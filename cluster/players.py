@@ -10,7 +10,6 @@ from typing import Protocol
 
 import numpy as np
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
 
 from actors.records import Completion, GenerationRequest, Query, Sampling, Scores, TokenIds
 from actors.roles import parse_query
@@ -24,8 +23,8 @@ class Published(Protocol):
     """What a publish came to (`learner.publisher.PublishReport`)."""
 
     @property
-    def lost(self) -> tuple[str, ...]:
-        """Members that could not be reached and may hold old weights."""
+    def lost(self) -> Mapping[str, str]:
+        """Members that could not be reached and may hold old weights, with the cause."""
         ...
 
 
@@ -71,18 +70,9 @@ class Policy:
         One that died or could not be reached is restarted: it must not go on with old weights.
         """
         await self._sleep(False)
-        report = await self._published(version)
-        for name in report.lost:
-            self.fleet.replace(name, f"not reached by the publish of version {version}")
-
-    async def _published(self, version: int) -> Published:
-        while True:
-            try:
-                return await self.publisher.publish(version, self.fleet.serving())
-            except RayActorError:
-                # A transfer to all at once breaks for all where one dies; the others take it anew.
-                if not await self.fleet.weed():
-                    raise
+        report = await self.publisher.publish(version, self.fleet.serving())
+        for name, cause in report.lost.items():
+            self.fleet.replace(name, f"publish of version {version}: {cause}")
 
     async def _sleep(self, asleep: bool) -> None:
         if asleep != self._asleep:

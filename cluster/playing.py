@@ -5,29 +5,26 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import pkgutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from actors.telemetry import serve_metrics
 from cluster.console import Console, summary_text
 from cluster.faults import RunError
 from cluster.game import Game, Pending
+from cluster.heldout import HeldOut
 from cluster.ledger import Ledger
 from cluster.metrics import Discovery, History, Target, observe, observe_fleet
 from cluster.pending import load_pending, save_pending
 from cluster.players import sampling_of
 from cluster.record import IterationRecord
-from cluster.rundir import model_identity
 from cluster.wiring import Wired
 from configs.errors import UserError
 from configs.provenance import versions
-from configs.schema import HeldoutConfig, RunConfig
-from evaluation.heldout import Outcome, Problem, evaluate, normalised, summarise
+from configs.schema import RunConfig
+from evaluation.heldout import Outcome
 from evaluation.report import write_report
 from evaluation.run_files import read_history
 from learner.checkpoint import CheckpointStore, read_state, write_durably
@@ -39,18 +36,31 @@ LEARNER, EXPORT = "deepspeed", "hf"
 
 
 class Playing:
-    """One life of a run. `seconds` is what its earlier phases took, `started` when it began."""
+    """One life of a run.
+
+    `model` is the identity of its initial model, `seconds` what its earlier phases took, `started`
+    when it began.
+    """
 
     def __init__(
-        self, config: RunConfig, wired: Wired, seconds: dict[str, float], started: float
+        self,
+        config: RunConfig,
+        wired: Wired,
+        model: str,
+        seconds: dict[str, float],
+        started: float,
     ) -> None:
         self.config = config
         self.wired = wired
+        self.model = model
         self.seconds = seconds
         self.started = started
         self.run_dir = config.run_dir
-        self.store = CheckpointStore(self.run_dir / "checkpoints", config.checkpoint.keep)
+        # Absolute, since learner ranks write there too, from directories of their own.
+        checkpoints = (self.run_dir / "checkpoints").absolute()
+        self.store = CheckpointStore(checkpoints, config.checkpoint.keep)
         self.ledger = Ledger(self.run_dir)
+        self.heldout = HeldOut(config.heldout, self.run_dir) if config.heldout else None
         self.game: Game | None = None
         self._saved: int | None = None
         self._closing: list[Any] = []
@@ -113,18 +123,27 @@ class Playing:
         if folder is None:
             return 0, Pending(), None
         state = read_state(folder)
-        if state.keys() != {"iteration", "version", "model"}:
+        if state.keys() != self._state(0).keys():
             raise UserError(f"checkpoint {folder} is of another version of this program")
-        if state["model"] != self._model():
-            raise UserError(
-                f"checkpoint {folder} was trained from another model than"
-                f" {self.wired.model_path} is now: put that model back, or start a new run"
-            )
+        for key, now in self._state(state["iteration"]).items():
+            if state[key] != now:
+                raise UserError(
+                    f"checkpoint {folder} was written with {key} {state[key]!r}, and this run has"
+                    f" {now!r}: put that back, or start a new run"
+                )
         self._saved = state["iteration"]
         return state["iteration"], load_pending(folder), folder
 
-    def _model(self) -> str:
-        return model_identity(self.wired.model_path, self.config.model.revision)
+    def _state(self, iteration: int) -> dict[str, Any]:
+        """What a checkpoint says of the run, and a run that goes on from it must agree with."""
+        return {
+            "iteration": iteration,
+            "version": iteration,
+            "model": self.model,
+            "queries": self.config.queries,
+            "answers": self.config.answers,
+            "seed": self.config.seed,
+        }
 
     async def _serve_metrics(self) -> None:
         """Serve the driver's metrics, and the discovery of every process that serves some."""
@@ -177,39 +196,20 @@ class Playing:
         if self._saved == game.iteration and not pending.groups:
             return
         with self.store.writing(game.iteration) as draft:
-            await self.wired.learner.save(draft.folder / LEARNER)
-            await self.wired.learner.export(draft.folder / EXPORT)
+            draft.written |= await self.wired.learner.save(draft.folder / LEARNER)
+            draft.written |= await self.wired.learner.export(draft.folder / EXPORT)
             save_pending(pending, draft.folder)
-            draft.state = {
-                "iteration": game.iteration,
-                "version": game.iteration,
-                "model": self._model(),
-            }
+            draft.state = self._state(game.iteration)
         self._saved = game.iteration
 
     # --- held-out problems, and the end ---
 
     async def _measured(self, when: str) -> Outcome | None:
-        """The greedy solve rate; measured once, also where the run is resumed."""
-        heldout = self.config.heldout
-        if heldout is None:
+        if self.heldout is None:
             return None
-        path = self.run_dir / f"heldout-{when}.json"
-        problems = _problems(heldout)
-        if path.is_file():
-            outcome = _read_outcome(path)
-        else:
-            outcome = await self._evaluate(problems, heldout)
-            stored = {"answers": outcome.answers, "right": outcome.right_n.tolist()}
-            write_durably(path, json.dumps(stored))
-        print(f"  held-out    {100 * outcome.rate:.1f}% of {len(problems):,} solved {when}")
-        return outcome
-
-    async def _evaluate(self, problems: list[Problem], heldout: HeldoutConfig) -> Outcome:
         sampling = sampling_of(self.config.solver.sampling, logprobs=False)
-        verify = pkgutil.resolve_name(heldout.verifier)
-        policy = self.wired.policy
-        return await evaluate(policy, problems, self.wired.prompts.solve, sampling, verify)
+        encode = self.wired.prompts.solve
+        return await self.heldout.measured(when, self.wired.policy, encode, sampling)
 
     async def _sum_up(self, before: Outcome | None) -> None:
         after = await self._measured("after")
@@ -220,11 +220,9 @@ class Playing:
     def _summary(self, before: Outcome | None, after: Outcome | None) -> dict[str, Any]:
         config, history = self.config, read_history(self.run_dir)
         heldout = None
-        if config.heldout is not None and before is not None and after is not None:
-            named = config.heldout.identity
-            identity = pkgutil.resolve_name(named) if named else normalised
-            problems = _problems(config.heldout)
-            heldout = summarise(problems, before, after, self._invented(), identity)
+        if self.heldout is not None and before is not None and after is not None:
+            dataset = config.source.dataset
+            heldout = self.heldout.summary(before, after, self._invented(), dataset)
         trained = sum(row["learner"]["tokens_trained"] for row in history)
         return {
             "algorithm": config.algorithm,
@@ -252,16 +250,6 @@ class Playing:
     def _report(self) -> None:
         if read_history(self.run_dir):
             write_report(self.run_dir)
-
-
-def _problems(heldout: HeldoutConfig) -> list[Problem]:
-    make = pkgutil.resolve_name(heldout.problems)
-    return [(problem.text, problem.family) for problem in make(heldout.n)]
-
-
-def _read_outcome(path: Path) -> Outcome:
-    stored = json.loads(path.read_text())
-    return Outcome(tuple(stored["answers"]), np.array(stored["right"], dtype=bool))
 
 
 def _greeting(config: RunConfig, iteration: int) -> str:

@@ -76,7 +76,7 @@ class RoundInPlay:
         self.dropped: Counter[str] = Counter()
         self.begun = self.answered = self.scored = time.perf_counter()
         seen = {group.query.text for group in self.groups.values() if group.answers}
-        self._drawn = Round(number, seen)
+        self._drawn = Round(number, seen, _attempts(self.groups.values(), self.rejected))
 
     def missing(self) -> list[int]:
         """The slots without a group."""
@@ -160,6 +160,15 @@ class RoundInPlay:
 def slot_of(query: Query) -> int:
     """The slot that a query plays for."""
     return Ticket.parse(query.group_id).slot
+
+
+def _attempts(groups: Iterable[Group], rejected: Iterable[Rejected]) -> Counter[int]:
+    """How many queries were tried for each slot: a slot that is emptied must not repeat one."""
+    attempts: Counter[int] = Counter()
+    for query in [*(g.query for g in groups), *(r.query for r in rejected)]:
+        ticket = Ticket.parse(query.group_id)
+        attempts[ticket.slot] = max(attempts[ticket.slot], ticket.attempt + 1)
+    return attempts
 
 
 def _together(scores: Sequence[Scores]) -> Scores:

@@ -9,20 +9,24 @@ last checkpoint is the place to go on from. In each, no process is left behind.
 from __future__ import annotations
 
 import asyncio
-import importlib
+import io
 import logging
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from cluster.claim import claimed
+from cluster.initial import initial_model, pinned
+from cluster.inputs import check_prompts
 from cluster.plan import make_plan, nodes_from
 from cluster.playing import Playing
-from cluster.rundir import claimed, logged, open_run, reopen_run
+from cluster.rundir import logged, open_run, reopen_run
 from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -31,13 +35,13 @@ from learner.checkpoint import CheckpointStore, read_state
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-MODELS = Path("runs") / "base-models"
-"""Where models that `model.make` makes are kept for the next run."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def train(config: RunConfig) -> None:
     """Play and learn; where the run directory holds the same run, continue it."""
+    # Before a directory is made that the corrected command would find taken.
+    make_plan(config, nodes_from(None)[1])
     if open_run(config):
         print(f"{config.run_dir} holds this run already: continuing it.")
     _run(config)
@@ -45,7 +49,9 @@ def train(config: RunConfig) -> None:
 
 def resume(run_dir: Path) -> None:
     """Continue a run from its last checkpoint."""
-    _run(reopen_run(run_dir))
+    config = reopen_run(run_dir)
+    make_plan(config, nodes_from(None)[1])
+    _run(config)
 
 
 def export(run_dir: Path, target: Path) -> None:
@@ -57,7 +63,11 @@ def export(run_dir: Path, target: Path) -> None:
     read_state(folder)
     if target.exists():
         raise UserError(f"{target} exists already: name a folder that does not")
-    shutil.copytree(folder / "hf", target)
+    try:
+        shutil.copytree(folder / "hf", target)
+    except shutil.Error as error:
+        # Its argument is a list of (source, target, reason).
+        raise UserError(f"{target} cannot be written: {error.args[0][0][2]}") from error
     print(f"{target}: the model after iteration {folder.name}, for transformers and vLLM.")
 
 
@@ -66,29 +76,18 @@ def _run(config: RunConfig) -> None:
         print(f"{config.run_dir} has ended; its summary and its report are there.")
         return
     started = time.perf_counter()
-    # Before a model is made for minutes, and before any actor takes a GPU.
-    make_plan(config, nodes_from(None)[1])
     with claimed(config.run_dir), logged(config.run_dir):
-        model_path, seconds = model_of(config)
+        model = initial_model(config)
+        seconds = {"base_model": time.perf_counter() - started}
+        if config.model.make is not None:
+            check_prompts(config, model.path)
+        config = pinned(config, model)
+        playing = Playing(config, wire(config, model.path), model.identity, seconds, started)
         connect()
         try:
-            asyncio.run(_play(config, model_path, {"base_model": seconds}, started))
+            asyncio.run(_play(playing))
         finally:
             ray.shutdown()
-
-
-def model_of(config: RunConfig) -> tuple[str, float]:
-    """The model's path, and the seconds it took to make it."""
-    if config.model.make is None:
-        return config.model.path, 0.0
-    started = time.perf_counter()
-    module, _, function = config.model.make.partition(":")
-    try:
-        make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"model.make {config.model.make!r} cannot be imported: {error}") from error
-    path = str(Path(make(config.seed, MODELS)).absolute())
-    return path, time.perf_counter() - started
 
 
 def connect() -> None:
@@ -106,30 +105,33 @@ def connect() -> None:
         ray.init(address="local", include_dashboard=False, **options)
 
 
-async def _play(
-    config: RunConfig, model_path: str, seconds: dict[str, float], started: float
-) -> None:
+async def _play(playing: Playing) -> None:
     """Start the actors, play, and end the actors, whatever happens."""
     loop, main = asyncio.get_running_loop(), asyncio.current_task()
     assert main is not None
-    wired = wire(config, model_path)
-    playing = Playing(config, wired, seconds, started)
 
     def asked_to_stop() -> None:
         # The second time, or before there is a game to save: at once.
         if not playing.ask_to_stop():
             main.cancel()
 
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, asked_to_stop)
+    def hung_up() -> None:
+        # The terminal is gone, and printing to it would end the run before it is saved.
+        sys.stdout = sys.stderr = io.StringIO()
+        asked_to_stop()
+
+    # A signal that is ignored is so on purpose, as nohup does.
+    caught = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    for number in caught:
+        loop.add_signal_handler(number, hung_up if number == signal.SIGHUP else asked_to_stop)
     try:
         await playing.play()
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     finally:
         # Whoever asks for an end now has it already, and half a clean-up leaves processes.
-        for number in STOP_SIGNALS:
+        for number in caught:
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_IGN)
-        await wired.stop()
+        await playing.wired.stop()
         playing.close()

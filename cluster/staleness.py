@@ -8,7 +8,10 @@ batch that is trained next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from actors.records import Group
 
 
 @dataclass(slots=True)
@@ -64,3 +67,17 @@ class Staleness:
         if self.running < 1:
             raise RuntimeError("a group ended that was never begun")
         self.running -= 1
+
+
+def check_age(groups: Sequence[Group], version: int, staleness: int) -> None:
+    """Refuse to train what was written by a policy older than the rule admits.
+
+    The counting above promises it; here it is seen in the tokens' own versions. RuntimeError
+    names the group: a training step on it would be silently off-policy.
+    """
+    for group in groups:
+        if version - group.version_min > staleness:
+            raise RuntimeError(
+                f"group {group.query.group_id} was begun by policy version {group.version_min} and"
+                f" would be trained at version {version}, where staleness is {staleness}"
+            )

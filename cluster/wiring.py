@@ -133,7 +133,16 @@ class Wired:
     prompts: Prompts
 
     async def start(self) -> None:
-        """Start every actor at once; the first that cannot start ends the others."""
+        """Start every actor at once; the first that cannot start ends the others.
+
+        On a shared GPU one after the other, the learner last: an engine takes whatever else grows
+        there while it starts for memory of its own.
+        """
+        if self.policy.colocated:
+            for fleet in self.fleets.values():
+                await fleet.start()
+            await self.learner.start()
+            return
         starts = [self.learner.start(), *(fleet.start() for fleet in self.fleets.values())]
         tasks = [asyncio.ensure_future(start) for start in starts]
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from configs.base import SamplingConfig
 from configs.schema import RunConfig
 
 
@@ -12,7 +11,6 @@ def warnings(config: RunConfig) -> list[str]:
         _literal_kl(config),
         _unused_kl(config),
         *_nucleus(config),
-        *_greedy(config),
         _unsolvable(config),
         _precision(config),
     ]
@@ -40,25 +38,9 @@ def _nucleus(config: RunConfig) -> list[str]:
     return [
         f"{role}.sampling.top_p is {sampling.top_p}: the engine samples from a truncated"
         " distribution that the learner does not see, so the gradient is biased."
-        for role, sampling in _trained(config)
+        for role, sampling in config.trained_sampling.items()
         if sampling.top_p < 1
     ]
-
-
-def _greedy(config: RunConfig) -> list[str]:
-    return [
-        f"{role}.sampling.temperature is 0: all samples of a prompt are the same, and a"
-        " mean-centred advantage is zero."
-        for role, sampling in _trained(config)
-        if sampling.temperature == 0
-    ]
-
-
-def _trained(config: RunConfig) -> list[tuple[str, SamplingConfig]]:
-    roles = [("solver", config.solver.sampling)]
-    if config.source.kind != "dataset":
-        roles.append(("challenger", config.challenger.sampling))
-    return roles
 
 
 def _unsolvable(config: RunConfig) -> str | None:

@@ -57,7 +57,7 @@ class SamplingConfig(Config):
 
     temperature: float = Field(default=1.0, ge=0, le=2)
     """Logits are divided by this; the learner divides by the same. The paper does not state it.
-    0 is greedy."""
+    0 is greedy, which is refused where the role is trained."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Nucleus. Below 1 the learner's distribution is not the sampled one; a warning says so."""
     max_tokens: int = Field(default=512, ge=1)

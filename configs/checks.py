@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from configs.rewards import REFERENCE_VERIFIERS
+from configs.rewards import REFERENCE_VERIFIERS, VERIFIER_RESTART_S, VerifierPart
 
 if TYPE_CHECKING:
     from configs.schema import RunConfig
@@ -15,7 +16,9 @@ def check_agreement(config: RunConfig) -> None:
     _check_algorithm(config)
     _check_references(config)
     _check_learnability(config)
+    _check_sampling(config)
     _check_fleets(config)
+    _check_verifier_deadlines(config)
     _check_context(config)
     _check_offload(config)
 
@@ -82,11 +85,16 @@ def _check_learnability(config: RunConfig) -> None:
     )
 
 
-def _check_fleets(config: RunConfig) -> None:
-    for name, fleet in config.fleets.items():
+def _check_sampling(config: RunConfig) -> None:
+    for role, sampling in config.trained_sampling.items():
         _demand(
-            fleet.replicas >= 1, f"fleet {name} has replicas 0 and nothing would serve its calls"
+            sampling.temperature > 0,
+            f"{role}.sampling.temperature is 0: all samples of a prompt are the same, and there is"
+            " nothing to learn from their differences; set it above 0",
         )
+
+
+def _check_fleets(config: RunConfig) -> None:
     backend, on_gpu = config.publish.backend, config.rollout.gpus > 0
     _demand(
         backend not in ("nccl", "ipc") or on_gpu,
@@ -110,6 +118,38 @@ def _check_fleets(config: RunConfig) -> None:
         not config.colocate or config.publish.backend in ("auto", "ipc"),
         "colocate publishes through ipc: set publish.backend to auto or ipc",
     )
+    shares = {
+        "learner.ranks": config.learner.ranks,
+        "rollout.replicas": config.rollout.replicas,
+        "rollout.tensor_parallel": config.rollout.tensor_parallel,
+    }
+    for key, share in shares.items():
+        # Nothing puts rank i beside engine i, and ipc reaches only an engine on its own GPU.
+        _demand(
+            not config.colocate or share == 1,
+            f"colocate is for one learner rank and one engine on one GPU, and {key} is {share}: set"
+            f" {key} to 1, or colocate to false",
+        )
+
+
+def _check_verifier_deadlines(config: RunConfig) -> None:
+    """Calls queue up in a verifier's actor, and one that waits must not look hung."""
+    in_hand = (config.staleness + 1) * config.queries * config.answers
+    for place, part in enumerate(config.rewards.parts):
+        if not isinstance(part, VerifierPart):
+            continue
+        # All at one actor: the others may be restarting, or not be there any more.
+        needed = in_hand * (part.answer_deadline_s + VERIFIER_RESTART_S)
+        key = f"rewards.parts.{place}"
+        _demand(
+            part.fleet.deadline_s >= needed,
+            f"{key}.fleet.deadline_s {part.fleet.deadline_s:g} would count an actor as hung that"
+            f" is at work: (staleness + 1) × queries × answers is {in_hand}, and if each takes"
+            f" {key}.answer_deadline_s {part.answer_deadline_s:g} and {VERIFIER_RESTART_S:g} s for"
+            f" a new process, the last one waits for {math.ceil(needed)} s: set"
+            f" {key}.fleet.deadline_s to {math.ceil(needed)} or more, or lower"
+            f" {key}.answer_deadline_s",
+        )
 
 
 def _check_context(config: RunConfig) -> None:

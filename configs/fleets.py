@@ -10,8 +10,8 @@ from configs.base import Config, Dtype
 class FleetConfig(Config):
     """A set of equal actors, restarted when they die."""
 
-    replicas: int = Field(default=1, ge=0)
-    """How many actors. 0 is allowed only for a fleet that nothing uses."""
+    replicas: int = Field(default=1, ge=1)
+    """How many actors."""
     cpus: float = Field(default=1.0, ge=0)
     """Ray CPUs that each actor reserves."""
     gpus: float = Field(default=0.0, ge=0)

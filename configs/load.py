@@ -142,12 +142,12 @@ def _name(value: Any) -> str:
     return "empty" if value is None else f"a {type(value).__name__}"
 
 
-def require_shared_run_dir(config: RunConfig) -> None:
+def require_shared_run_dir(run_dir: Path) -> None:
     """Refuse a relative `run_dir` in a submitted job, whose directory is a copy that goes away."""
-    if RAY_JOB_VARIABLE in os.environ and not config.run_dir.is_absolute():
+    if RAY_JOB_VARIABLE in os.environ and not run_dir.is_absolute():
         raise UserError(
-            f"run_dir {config.run_dir} is relative, and a submitted Ray job runs in a temporary"
-            " copy of the project: set run_dir to an absolute path that every node shares"
+            f"run_dir {run_dir} is relative, and a submitted Ray job runs in a temporary copy of"
+            " the project: name it by an absolute path that every node shares"
         )
 
 

@@ -13,6 +13,9 @@ from configs.fleets import EngineConfig, FleetConfig, JudgeConfig
 REFERENCE_VERIFIERS = ("rewards.verifier:exact_match", "rewards.verifier:math_verify")
 """Built-in verifiers that compare with a reference answer."""
 
+VERIFIER_RESTART_S = 2.0
+"""What a new process in the place of a hung or crashed one is taken to cost, in seconds."""
+
 
 class RewardPart(Config):
     """What every part of R has."""
@@ -33,6 +36,16 @@ class PreferencePart(RewardPart):
     """Its engines."""
 
 
+class VerifierFleetConfig(FleetConfig):
+    """A fleet of verifiers, each of which takes the answers one by one."""
+
+    deadline_s: float = Field(default=3600.0, gt=0)
+    """Seconds one call may take, its wait behind the others included, before its actor counts as
+    hung and is replaced; a dead actor is noticed at once whatever this is. At least (staleness +
+    1) × queries × answers × (`answer_deadline_s` + 2), so that hung answers alone never get
+    there: while others restart, one actor may hold every call."""
+
+
 class VerifierPart(RewardPart):
     """A function `(query, answer, reference) -> float`, run in a process that can be killed."""
 
@@ -46,7 +59,7 @@ class VerifierPart(RewardPart):
     """Seconds for one answer; one that takes longer scores `failed_score`."""
     failed_score: float = 0.0
     """Score of an answer whose verifier hung, crashed or raised."""
-    fleet: FleetConfig = FleetConfig()
+    fleet: VerifierFleetConfig = VerifierFleetConfig()
     """Its actors."""
 
 

@@ -93,6 +93,9 @@ class DatasetConfig(Config):
     """Split of a hub data set."""
     query_field: str = "query"
     """Field with the query's text."""
+    context_field: str | None = None
+    """Field with a text that belongs to the query where it is not empty (Alpaca's `input`): it
+    follows the query after a blank line."""
     reference_field: str | None = None
     """Field with the reference answer, for verifiers that need one."""
 
@@ -133,6 +136,9 @@ class HeldoutConfig(Config):
     """A function `(n) -> problems`, each with a `text` (the query) and a `family`."""
     verifier: FunctionName
     """The verifier that counts an answer as right at 1.0."""
+    answer_deadline_s: float = Field(default=10.0, gt=0)
+    """Seconds for one answer; one that takes longer, or whose verifier crashes or raises, counts
+    as wrong and among `unverified_before` or `unverified_after` of the summary."""
     identity: FunctionName | None = None
     """A function `(query) -> str`: queries of one identity are the same problem. It finds the
     held-out problems that the Challenger has invented by itself. None: the words, case aside."""
@@ -193,6 +199,14 @@ class RunConfig(Config):
     def verifier_parts(self) -> list[VerifierPart]:
         """The parts of R that are functions."""
         return [part for part in self.rewards.parts if isinstance(part, VerifierPart)]
+
+    @property
+    def trained_sampling(self) -> dict[str, SamplingConfig]:
+        """How each role samples whose completions are trained, by the role."""
+        roles = {"solver": self.solver.sampling}
+        if self.source.kind != "dataset" and self.challenger.alpha > 0:
+            roles["challenger"] = self.challenger.sampling
+        return roles
 
     @property
     def fleets(self) -> dict[str, FleetConfig]:

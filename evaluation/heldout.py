@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from actors.generator import Generator
 from actors.records import GenerationRequest, Sampling, TokenIds
 from evaluation.intervals import Booleans, paired_difference, wilson
 
+log = logging.getLogger(__name__)
+
 PER_CALL = 64
 """Problems of one call to the generator, so that a fleet shares them."""
 RIGHT = 1.0
@@ -20,16 +23,21 @@ RIGHT = 1.0
 
 Problem = tuple[str, str]
 """(query, family)."""
-Verifier = Callable[[str, str, str | None], float]
-"""(query, answer, reference) -> score; a held-out problem has no reference."""
+Verify = Callable[[Sequence[tuple[str, str, str | None]]], Awaitable[Sequence[float | None]]]
+"""Scores each (query, answer, reference), None where it could not (`rewards.killable`); a
+held-out problem has no reference."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """The greedy answers to the problems, and which are right [n]."""
+    """The greedy answers to the problems, and which are right [n].
+
+    `unverified` of those that are not right could not be verified: the verifier hung or failed.
+    """
 
     answers: tuple[str, ...]
     right_n: Booleans
+    unverified: int
 
     @property
     def rate(self) -> float:
@@ -42,7 +50,7 @@ async def evaluate(
     problems: Sequence[Problem],
     encode: Callable[[str], TokenIds],
     sampling: Sampling,
-    verify: Verifier,
+    verify: Verify,
 ) -> Outcome:
     """Answer every problem greedily and verify; `encode` makes the Solver's prompt.
 
@@ -53,12 +61,17 @@ async def evaluate(
     parts = [requests[i : i + PER_CALL] for i in range(0, len(requests), PER_CALL)]
     made = await asyncio.gather(*(generator.generate(part) for part in parts))
     answers = tuple(completion.text for part in made for completion in part)
-    return Outcome(answers, await asyncio.to_thread(_verified, problems, answers, verify))
-
-
-def _verified(problems: Sequence[Problem], answers: Sequence[str], verify: Verifier) -> Booleans:
     pairs = zip(problems, answers, strict=True)
-    return np.array([verify(query, answer, None) >= RIGHT for (query, _), answer in pairs], bool)
+    scores = await verify([(query, answer, None) for (query, _), answer in pairs])
+    unverified = sum(score is None for score in scores)
+    if unverified:
+        log.warning(
+            "held-out: heldout.verifier hung or failed on %d of %d answers; they count as wrong",
+            unverified,
+            len(answers),
+        )
+    right = [score is not None and score >= RIGHT for score in scores]
+    return Outcome(answers, np.array(right, bool), unverified)
 
 
 def normalised(query: str) -> str:
@@ -76,10 +89,10 @@ def summarise(
     """The `heldout` of summary.json, in fractions.
 
     `invented` are the texts of the Challenger's trained queries; a held-out problem among them
-    (by `identity`) was trained on without being given.
+    (by `identity`) was trained on without being given. `unverified_before` and `unverified_after`
+    count the answers that the verifier hung or failed on, which count as wrong.
     """
-    seen = {identity(query) for query in invented}
-    unseen_n = np.array([identity(query) not in seen for query, _ in problems], bool)
+    unseen_n = ~_found(problems, invented, identity)
     n = len(problems)
     without = after.right_n[unseen_n]
     return {
@@ -92,8 +105,30 @@ def summarise(
         "ci95_difference": list(paired_difference(before.right_n, after.right_n)),
         "invented_by_challenger": int((~unseen_n).sum()),
         "after_without_invented": float(without.mean()) if without.size else None,
+        "unverified_before": before.unverified,
+        "unverified_after": after.unverified,
         "families": families(problems, before, after),
     }
+
+
+def leaked(
+    problems: Sequence[Problem],
+    dataset_queries: Iterable[str],
+    identity: Callable[[str], str] = normalised,
+) -> int:
+    """How many held-out problems are among the queries of the data set, by `identity`.
+
+    Nothing is filtered by the held-out set, so the run trains on them: the figures must say so.
+    """
+    return int(_found(problems, dataset_queries, identity).sum())
+
+
+def _found(
+    problems: Sequence[Problem], queries: Iterable[str], identity: Callable[[str], str]
+) -> Booleans:
+    """Which problems are among the queries [n]."""
+    seen = {identity(query) for query in queries}
+    return np.array([identity(query) in seen for query, _ in problems], bool)
 
 
 def families(

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from configs.errors import UserError
+from configs.errors import UserError, naming
 from configs.load import RESOLVED, load_resolved
 from configs.schema import RunConfig
 from evaluation.charts import Chart, svg
@@ -59,7 +59,9 @@ def write_report(run_dir: Path) -> Path:
     if not history:
         raise UserError(f"{run_dir} has no iteration to report on yet: its metrics.jsonl is empty")
     path = run_dir / "report.html"
-    path.write_text(render(run_dir, config, history, read_summary(run_dir)), "utf-8")
+    page = render(run_dir, config, history, read_summary(run_dir))
+    with naming(path):
+        path.write_text(page, "utf-8")
     return path
 
 

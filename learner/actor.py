@@ -19,6 +19,7 @@ from actors.telemetry import serve_metrics
 from configs.base import Dtype
 from configs.schema import RunConfig
 from learner.batching import MicroBatch
+from learner.checkpoint import Sizes
 from learner.metrics import observe_step
 from learner.rank import Place, Rank, RankReport
 from learner.vllm_trainer import Sender, connect
@@ -52,6 +53,9 @@ class LearnerRank:
     def step(self, batches: Sequence[MicroBatch], iteration: int) -> RankReport:
         """See `Rank.step`."""
         report = self._rank.step(batches, iteration)
+        if self._config.colocate:
+            # What torch keeps for the next step, the engine that wakes up now needs.
+            torch.cuda.empty_cache()
         observe_step(report.metrics, iteration, report.applied)
         return report
 
@@ -79,26 +83,31 @@ class LearnerRank:
     def send_weights(self, version: int, members: Mapping[str, ActorHandle], backend: str) -> None:
         """Send the weights to the members through vLLM's trainer engine (nccl, ipc).
 
-        A changed set of members is connected anew: their ranks in the group are others.
+        A changed set of members is connected anew, since their ranks in the group are others, and
+        so is one whose last transfer broke.
         """
-        if self._sender is None or self._connected != dict(members):
-            if self._sender is not None:
-                self._sender.shutdown()
+        if self._connected != dict(members):
+            self._disconnect()
             self._sender = connect(self._rank, self._config, members, backend)
             self._connected = dict(members)
-        self._sender.send(version)
+        assert self._sender is not None, "there is a sender wherever members are connected"
+        try:
+            self._sender.send(version)
+        except BaseException:
+            self._disconnect()
+            raise
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path) -> Sizes:
         """See `Rank.save`."""
-        self._rank.save(folder)
+        return self._rank.save(folder)
 
     def load(self, folder: Path) -> None:
         """See `Rank.load`."""
         self._rank.load(folder)
 
-    def export(self, folder: Path, group_bytes: int) -> None:
+    def export(self, folder: Path, group_bytes: int) -> Sizes:
         """See `Rank.export`."""
-        self._rank.export(folder, group_bytes)
+        return self._rank.export(folder, group_bytes)
 
     def describe(self) -> dict[str, Any]:
         """Return who and where this rank is."""
@@ -108,9 +117,10 @@ class LearnerRank:
             "metrics_address": self._metrics_address,
         }
 
-    def stop(self) -> None:
-        """Leave the process group."""
-        self._rank.stop()
+    def _disconnect(self) -> None:
+        sender, self._sender, self._connected = self._sender, None, {}
+        if sender is not None:
+            sender.shutdown()
 
 
 def _free_port() -> int:

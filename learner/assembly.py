@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actors.records import Completion, Group
-from configs.errors import UserError
 from configs.schema import RunConfig
 from learner.advantages import (
     Credit,
@@ -42,19 +41,6 @@ class Slot:
     def role(self) -> int:
         """SOLVER or CHALLENGER."""
         return CHALLENGER if self.answer is None else SOLVER
-
-
-def check_trainable(config: RunConfig) -> None:
-    """Raise UserError where a role's sampling has no distribution to train on."""
-    for role, sampling in (
-        ("challenger", config.challenger.sampling),
-        ("solver", config.solver.sampling),
-    ):
-        if sampling.temperature == 0:
-            raise UserError(
-                f"{role}.sampling.temperature is 0: greedy completions cannot be learnt from; set"
-                " it above 0"
-            )
 
 
 def slots(groups: Sequence[Group], config: RunConfig) -> list[Slot]:

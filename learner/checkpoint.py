@@ -1,13 +1,15 @@
 """Checkpoints that are whole or absent: written beside, flushed, renamed; checked when read.
 
     with store.writing(iteration) as draft:
-        await learner.save(draft.folder / "deepspeed")
-        await learner.export(draft.folder / "hf")
+        draft.written |= await learner.save(draft.folder / "deepspeed")
+        draft.written |= await learner.export(draft.folder / "hf")
         draft.state = {...}
     state = read_state(store.latest())
 
 `state.json` holds the caller's state and a manifest of every file with its size, so that a
-truncated copy or a foreign folder is refused with a sentence that names the file.
+truncated copy or a foreign folder is refused with a sentence that names the file. Files that other
+processes say they wrote must be there too: a rank on another node whose `run_dir` is a folder of
+its own writes them where no resume would find them.
 """
 
 from __future__ import annotations
@@ -21,20 +23,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.errors import UserError
+from configs.errors import UserError, naming
 
 STATE_FILE = "state.json"
 LATEST_FILE = "latest"
 FORMAT = 1
-DRAFT_PREFIX = ".draft-"
+DRAFT_PREFIX, REPLACED_PREFIX = ".draft-", ".replaced-"
+
+Sizes = dict[Path, int]
+"""Files with their sizes in bytes."""
 
 
 @dataclass
 class Draft:
-    """A checkpoint being written: files go into `folder`, the rest (JSON) into `state`."""
+    """A checkpoint being written: files go into `folder`, the rest (JSON) into `state`.
+
+    `written` are the files that other processes have written into it.
+    """
 
     folder: Path
     state: dict[str, Any] = field(default_factory=dict)
+    written: Sizes = field(default_factory=dict)
 
 
 class CheckpointStore:
@@ -48,7 +57,8 @@ class CheckpointStore:
     def writing(self, iteration: int) -> Iterator[Draft]:
         """Give a draft to fill; on a clean end it becomes the newest checkpoint at once.
 
-        A folder of the same iteration is replaced. UserError where the disk cannot be written.
+        A folder of the same iteration is replaced. UserError where the disk cannot be written, or
+        a file is missing that another process wrote.
         """
         folder = self.root / f"{DRAFT_PREFIX}{iteration}"
         try:
@@ -70,6 +80,10 @@ class CheckpointStore:
             return None
         name = pointer.read_text().strip()
         folder = self.root / name
+        replaced = self.root / f"{REPLACED_PREFIX}{name}"
+        if replaced.is_dir() and not folder.exists():
+            # A crash between the two renames of `_put_in_place`.
+            replaced.rename(folder)
         if not name.isdigit() or not folder.is_dir():
             raise UserError(
                 f"{pointer} names the checkpoint {name!r}, which is not there: write the name of"
@@ -78,7 +92,8 @@ class CheckpointStore:
         return folder
 
     def _put_in_place(self, draft: Path, final: Path) -> None:
-        replaced = self.root / f"{DRAFT_PREFIX}replaced"
+        replaced = self.root / f"{REPLACED_PREFIX}{final.name}"
+        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
             final.rename(replaced)
         draft.rename(final)
@@ -111,35 +126,54 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} has checkpoint format {found}; this version reads {FORMAT}")
     for name, size in files.items():
         path = folder / name
-        actual = path.stat().st_size if path.is_file() else None
+        actual = path.stat().st_size if path.is_file() else "no"
         if actual != size:
             raise UserError(
-                f"checkpoint file {path} has {actual or 'no'} bytes where {size} were written:"
-                " the checkpoint is not whole, use an older one"
+                f"checkpoint file {path} has {actual} bytes where {size} were written: the"
+                " checkpoint is not whole, use an older one"
             )
     return state
 
 
 def _seal(draft: Draft) -> None:
     """Flush every file to disk and write the manifest last."""
-    files = {path for path in draft.folder.rglob("*") if path.is_file()}
+    _check_written(draft)
+    files = sizes(draft.folder)
     for path in files:
         _flush(path)
     content = {
         "format": FORMAT,
         "state": draft.state,
-        "files": {str(p.relative_to(draft.folder)): p.stat().st_size for p in sorted(files)},
+        "files": {str(path.relative_to(draft.folder)): files[path] for path in sorted(files)},
     }
     write_durably(draft.folder / STATE_FILE, json.dumps(content, indent=1))
+
+
+def _check_written(draft: Draft) -> None:
+    """Refuse a checkpoint without the files that its writers say are in it."""
+    for path, size in draft.written.items():
+        # By name, since a network file system may show an old list of a folder's files.
+        found = path.stat().st_size if path.is_file() else "no"
+        if found != size:
+            raise UserError(
+                f"checkpoint file {path} was written with {size} bytes by a learner rank, and the"
+                f" driver finds {found} bytes: set run_dir to a folder that every node shares"
+            )
+
+
+def sizes(folder: Path) -> Sizes:
+    """The files under a folder, as this process sees them."""
+    return {path: path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
 
 def write_durably(path: Path, text: str) -> None:
     """Write a file whole or not at all, whatever crashes."""
     draft = path.with_name(path.name + ".new")
-    draft.write_text(text)
-    _flush(draft)
-    draft.replace(path)
-    _flush(path.parent)
+    with naming(path):
+        draft.write_text(text)
+        _flush(draft)
+        draft.replace(path)
+        _flush(path.parent)
 
 
 def _flush(path: Path) -> None:

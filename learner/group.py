@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -30,7 +30,8 @@ from configs.schema import RunConfig
 from learner import assembly
 from learner.actor import LearnerRank
 from learner.advantages import Credit, Floats, RunningMoments, assign_credit
-from learner.batching import padding_share, split
+from learner.batching import split
+from learner.checkpoint import Sizes, write_durably
 from learner.rank import RankReport
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from ray.util.placement_group import PlacementGroup
 
 LOG = logging.getLogger(__name__)
+
+
+class LearnerError(RuntimeError):
+    """A rank died or did not answer: a fault of the learner and not of whoever waits for it."""
+
 
 STATE_FILE = "learner.json"
 EXPORT_GROUP_BYTES = 1 << 30
@@ -68,7 +74,6 @@ class LearnerGroup:
 
     def __init__(self, config: RunConfig, model_path: str) -> None:
         """`model_path` is the folder or hub id of the initial policy, which is the reference."""
-        assembly.check_trainable(config)
         self.config = config
         self.model_path = model_path
         self.steps = 0
@@ -103,12 +108,13 @@ class LearnerGroup:
             estimates = await self._kl(places)
             earned = assembly.penalised(earned, places, estimates, kl.coefficient)
         credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std)
-        reports, padding = await self._train(places, credit, iteration)
+        reports = await self._train(places, credit, iteration)
         if reports[0].applied:
             self._moments = moments
             self.steps += 1
         metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
-        return _result(reports, metrics | {"padding_share": padding}, credit, places)
+        metrics["padding_share"] = float(np.mean([r.metrics["padding_share"] for r in reports]))
+        return _result(reports, metrics, credit, places)
 
     async def pack_weights(self, buffer_bytes: int, dtype: Dtype) -> list[ray.ObjectRef[Any]]:
         """Return references to packed buffers with all weights in `dtype`."""
@@ -136,16 +142,23 @@ class LearnerGroup:
         refs = [rank.probe.remote(token_ids) for rank in self._ranks]
         return (await self._all(refs, "the parity probe"))[0]
 
-    async def save(self, folder: Path) -> None:
-        """Write optimiser, weights and reward statistics into `folder`."""
+    async def save(self, folder: Path) -> Sizes:
+        """Write optimiser, weights and reward statistics into `folder`.
+
+        Returns the files that the ranks see there, which may not be what this process sees.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        await self._all([rank.save.remote(folder) for rank in self._ranks], "saving")
+        seen = await self._all([rank.save.remote(folder) for rank in self._ranks], "saving")
         state = {**self._shape(), "steps": self.steps, "moments": self._moments.state_dict()}
-        (folder / STATE_FILE).write_text(json.dumps(state, indent=1))
+        write_durably(folder / STATE_FILE, json.dumps(state, indent=1))
+        return {path: size for sizes in seen for path, size in sizes.items()}
 
     async def load(self, folder: Path) -> None:
-        """Take up the state that `save` wrote; UserError where the ranks have changed."""
-        state = _read_state(folder)
+        """Take up the state that `save` wrote; UserError where the ranks have changed.
+
+        The caller has compared the checkpoint's files with its manifest (`learner.checkpoint`).
+        """
+        state = json.loads((folder / STATE_FILE).read_text())
         for key, now in self._shape().items():
             if state[key] != now:
                 raise UserError(
@@ -157,10 +170,10 @@ class LearnerGroup:
         self._moments = RunningMoments.from_state(state["moments"])
         self.steps = state["steps"]
 
-    async def export(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint with its tokenizer into `folder`."""
+    async def export(self, folder: Path) -> Sizes:
+        """Write a Hugging Face checkpoint with its tokenizer into `folder`; see `save`."""
         refs = [rank.export.remote(folder, EXPORT_GROUP_BYTES) for rank in self._ranks]
-        await self._all(refs, "exporting")
+        return (await self._all(refs, "exporting"))[0]
 
     async def describe(self) -> list[dict[str, Any]]:
         """Return process id, node and metrics address of each rank."""
@@ -179,14 +192,14 @@ class LearnerGroup:
 
     async def _train(
         self, places: Sequence[assembly.Slot], credit: Credit, iteration: int
-    ) -> tuple[list[RankReport], float]:
+    ) -> list[RankReport]:
         rows = assembly.trained_rows(places, credit, self.config)
         batches = split(rows, len(self._ranks), self.config.learner.micro_batch_tokens)
         refs = [
             rank.step.remote(share, iteration)
             for rank, share in zip(self._ranks, batches, strict=True)
         ]
-        return await self._all(refs, f"step {iteration}"), padding_share(batches)
+        return await self._all(refs, f"step {iteration}")
 
     async def _kl(self, places: Sequence[assembly.Slot]) -> dict[int, float]:
         rows = assembly.unscored_rows(places, self.config)
@@ -227,8 +240,10 @@ class LearnerGroup:
             return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
         except RayTaskError as e:
             raise e.cause from e
+        except RayError as e:
+            raise LearnerError(f"learner: {what}: a rank is lost: {e}") from e
         except TimeoutError as e:
-            raise TimeoutError(f"learner: waited {deadline:.0f} s for {what}") from e
+            raise LearnerError(f"learner: waited {deadline:.0f} s for {what}") from e
 
     async def _all(self, refs: Sequence[ray.ObjectRef[Any]], what: str) -> list[Any]:
         """Await all ranks; the first error ends the wait, since the others may hang on it."""
@@ -240,10 +255,12 @@ class LearnerGroup:
         except RayTaskError as e:
             # The rank's own error, which may be a sentence for the user.
             raise e.cause from e
+        except RayError as e:
+            raise LearnerError(f"learner: {what}: a rank is lost: {e}") from e
         except TimeoutError as e:
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]
-            raise TimeoutError(
+            raise LearnerError(
                 f"learner: {what} took longer than learner.step_deadline_s ({deadline:.0f} s);"
                 f" ranks {silent} have not answered"
             ) from e
@@ -251,13 +268,6 @@ class LearnerGroup:
     def _shape(self) -> dict[str, Any]:
         learner = self.config.learner
         return {"ranks": learner.ranks, "zero_stage": learner.zero_stage, "dtype": learner.dtype}
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / STATE_FILE).read_text())
-    except (OSError, ValueError) as e:
-        raise UserError(f"checkpoint {folder} holds no readable {STATE_FILE}: {e}") from e
 
 
 def _result(

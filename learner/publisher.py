@@ -6,8 +6,8 @@ learner's log-probabilities of a fixed prompt. Checksums see a single stale vers
 probe cannot at a small learning rate; the probe sees a broken layer, which a checksum may not.
 A mismatch raises `StaleWeightsError`: silently stale weights are the worst fault there is.
 
-A member that dies while it is being served is left out and named in the report: its fleet
-restarts it, and the new one catches up before it plays.
+A member that dies or falls silent while it is being served is left out and named in the report:
+its fleet restarts it, and the new one catches up before it plays.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import ray
 from prometheus_client import Counter, Histogram
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
+from actors.engine import EngineDiedError
 from actors.records import TokenIds
 from configs.base import Dtype
 from configs.learner import PublishConfig
@@ -43,6 +44,10 @@ PUBLISH_SECONDS = Histogram(
 PUBLISHED_BYTES = Counter("selfplay_learner_published_bytes", "Bytes of weights made public")
 
 
+LOST = (RayActorError, EngineDiedError, TimeoutError)
+"""What a call on a member raises that is dead, alive without its engine, or silent."""
+
+
 class StaleWeightsError(RuntimeError):
     """An engine does not serve the weights it was sent; the message has both values."""
 
@@ -50,14 +55,15 @@ class StaleWeightsError(RuntimeError):
 @dataclass(frozen=True)
 class PublishReport:
     """What a publish did. `parity` is the mean |Δ log-probability| of the probe per member;
-    `lost` are members that died on the way. `bytes` is the size of one copy of the weights."""
+    `lost` says of each member that died or fell silent on the way what became of it. `bytes` is the
+    size of one copy of the weights."""
 
     version: int
     seconds: float
     bytes: int
     parity: dict[str, float]
     compared_tensors: int
-    lost: tuple[str, ...] = ()
+    lost: dict[str, str] = field(default_factory=dict)
 
 
 class Weights(Protocol):
@@ -77,22 +83,6 @@ class Weights(Protocol):
 
     async def probe(self, token_ids: TokenIds) -> npt.NDArray[np.float32]:
         """Return the log-probabilities [L − 1] of a fixed sequence."""
-        ...
-
-
-class Publisher(Protocol):
-    """Brings the learner's weights to the engines.
-
-    The caller lets no member catch up between a training step and the end of its publish
-    (`cluster.fleet.Fleet.weights`), or the newcomer would hold what has no version yet.
-    """
-
-    async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
-        """Bring the learner's present weights, as `version`, to all members, and verify them."""
-        ...
-
-    async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """Bring one member to the version published last, and verify it."""
         ...
 
 
@@ -147,6 +137,9 @@ class Verifier:
         deadline = self._config.deadline_s
         try:
             return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
+        except RayTaskError as e:
+            # The member's own error, which may be that its engine has died.
+            raise e.cause from e
         except TimeoutError as e:
             raise TimeoutError(
                 f"publish: {name} has not answered for {deadline:.0f} s (publish.deadline_s);"
@@ -201,6 +194,8 @@ class ObjectStorePublisher:
     """Packed buffers through Ray's object store, as rollout engines on CPU take them.
 
     The buffers of the latest version are kept, so that a newcomer catches up without the learner.
+    The caller lets no member catch up between a training step and the end of its publish
+    (`cluster.fleet.Fleet.weights`), or the newcomer would hold what has no version yet.
     """
 
     def __init__(
@@ -215,7 +210,7 @@ class ObjectStorePublisher:
         self._expected: Expected | None = None
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
-        """See `Publisher.publish`."""
+        """Bring the learner's present weights, as `version`, to all members, and verify them."""
         started = time.perf_counter()
         buffer_bytes = self._config.buffer_mib * MIB
         self._buffers = await self._learner.pack_weights(buffer_bytes, self._dtype)
@@ -225,7 +220,10 @@ class ObjectStorePublisher:
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
     async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
+        """Bring one member to the version published last, and verify it.
+
+        Before the first publish, the model on disk is current.
+        """
         if self._expected is not None:
             await self._serve(name, member, self._expected)
 
@@ -253,7 +251,9 @@ class Sends(Weights, Protocol):
 class VllmPublisher:
     """vLLM's own transfer between GPUs (nccl) or on a shared one (ipc), sent by the ranks.
 
-    A newcomer's weights come out of the learner, which must hold those published last.
+    A newcomer's weights come out of the learner, which must hold those published last. A transfer
+    that breaks counts as the loss of all its members: those that did not cause it hold half an
+    update, and may be blocked in the collective.
     """
 
     def __init__(
@@ -272,21 +272,34 @@ class VllmPublisher:
         self._expected: Expected | None = None
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
-        """See `Publisher.publish`."""
+        """Bring the learner's present weights, as `version`, to all members, and verify them."""
         started = time.perf_counter()
-        await self._learner.send_weights(version, members, self._backend)
-        expected = await self._verifier.expect(version, members)
+        broken = await self._sent(version, members)
+        expected = await self._verifier.expect(version, {} if broken else members)
         self._expected = expected
         verify = self._verifier.verify
-        parity, lost = await on_each(members, lambda n, m: verify(n, m, expected))
+        reached = {} if broken else members
+        parity, lost = await on_each(reached, lambda n, m: verify(n, m, expected))
+        lost |= dict.fromkeys(members, broken) if broken else {}
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
     async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """See `Publisher.catch_up`. Before the first publish, the model on disk is current."""
+        """Bring one member to the version published last, and verify it.
+
+        Before the first publish, the model on disk is current.
+        """
         if self._expected is not None:
             version = self._expected.version
             await self._learner.send_weights(version, {name: member}, self._backend)
             await self._verifier.verify(name, member, self._expected)
+
+    async def _sent(self, version: int, members: Mapping[str, ActorHandle]) -> str:
+        """Send to all members; return what broke the transfer, "" where nothing did."""
+        try:
+            await self._learner.send_weights(version, members, self._backend)
+        except LOST as error:
+            return _said(error)
+        return ""
 
 
 async def _reported(
@@ -294,7 +307,7 @@ async def _reported(
     dtype: Dtype,
     expected: Expected,
     parity: dict[str, float],
-    lost: tuple[str, ...],
+    lost: dict[str, str],
     started: float,
 ) -> PublishReport:
     elements = sum((await learner.tensor_sizes()).values())
@@ -308,22 +321,27 @@ async def _reported(
 async def on_each(
     members: Mapping[str, ActorHandle],
     serve: Any,  # (name, member) -> Awaitable[float]
-) -> tuple[dict[str, float], tuple[str, ...]]:
-    """Run `serve` on all members at once; return results by name, and the members that died.
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Run `serve` on all members at once; return results and causes of loss, by name.
 
-    Any other error is raised, after all have come to an end.
+    Lost is a member whose process or engine has died, or that is silent. Any other error is
+    raised, after all have come to an end.
     """
     names = list(members)
     calls: list[Awaitable[float]] = [serve(name, members[name]) for name in names]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     served: dict[str, float] = {}
-    lost: list[str] = []
+    lost: dict[str, str] = {}
     for name, outcome in zip(names, outcomes, strict=True):
-        if isinstance(outcome, RayActorError):
-            LOG.warning("publish: %s died: %s", name, outcome)
-            lost.append(name)
+        if isinstance(outcome, LOST):
+            lost[name] = _said(outcome)
         elif isinstance(outcome, BaseException):
             raise outcome
         else:
             served[name] = outcome
-    return served, tuple(lost)
+    return served, lost
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error."""
+    return str(error).strip().partition("\n")[0]

@@ -25,6 +25,7 @@ from actors.records import TokenIds
 from configs.errors import UserError
 from configs.schema import RunConfig
 from learner.batching import PADDING_ROW, MicroBatch, padding_share
+from learner.checkpoint import Sizes, sizes
 from learner.deepspeed_config import deepspeed_config, learning_rate, reference_config
 from learner.logprobs import LogProbHead, ScoringModel
 from learner.losses import (
@@ -171,12 +172,13 @@ class Rank:
         """Return the number of elements of each tensor."""
         return tensor_sizes(self.model)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part of DeepSpeed's state into `folder`."""
+    def save(self, folder: Path) -> Sizes:
+        """Write this rank's part of DeepSpeed's state into `folder`; return the files it sees."""
         state = {"world": self.place.world, "zero_stage": self.config.zero_stage}
         self.engine.save_checkpoint(
             str(folder), tag=DEEPSPEED_TAG, client_state=state, save_latest=False
         )
+        return sizes(folder / DEEPSPEED_TAG)
 
     def load(self, folder: Path) -> None:
         """Take up the state that `save` wrote."""
@@ -184,20 +186,17 @@ class Rank:
         if loaded is None:
             raise UserError(f"checkpoint {folder} holds no learner state: it is not whole")
 
-    def export(self, folder: Path, group_bytes: int) -> None:
-        """Write a Hugging Face checkpoint with its tokenizer, loadable as it is."""
+    def export(self, folder: Path, group_bytes: int) -> Sizes:
+        """Write a Hugging Face checkpoint with its tokenizer, loadable as it is (rank 0)."""
         state = dict(self.tensors(self.dtype, group_bytes))
         if self.place.rank != 0:
-            return
+            return {}
         from transformers import AutoTokenizer  # noqa: PLC0415 (rank 0 alone needs it)
 
         self.model.save_pretrained(folder, state_dict=state)
         tokenizer = AutoTokenizer.from_pretrained(self.model_path, **self._source)
         tokenizer.save_pretrained(folder)
-
-    def stop(self) -> None:
-        """Leave the process group."""
-        dist.destroy_process_group()
+        return sizes(folder)
 
     # --- one step ---
 

@@ -3,7 +3,7 @@
 Every rank calls `connect` and `send`, since gathering a sharded tensor is a collective; rank 0
 alone talks to the engines and to the NCCL group. vLLM 0.32 has trainer engines that drive the
 whole exchange; 0.25 has two static functions, and the order of calls is ours. Neither has been
-run here on real NCCL: the order of calls is what the tests check.
+run on real NCCL: the tests run vLLM's own engines with NCCL's broadcast replaced by gloo's.
 
 In the NCCL group rank 0 is the learner's, then come the engines one after the other, each with
 its tensor-parallel ranks. vLLM's Ray client would give every engine the same offset.
@@ -11,7 +11,9 @@ its tensor-parallel ranks. vLLM's Ray client would give every engine the same of
 
 from __future__ import annotations
 
+import math
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from configs.schema import RunConfig
 from learner.weights import tensor_shapes
@@ -90,14 +93,18 @@ class MembersClient:
         for i, (name, member) in enumerate(self._members.items()):
             remote = getattr(member, method).remote
             refs[name] = remote() if arguments is None else remote(arguments[i])
+        deadline = time.monotonic() + self._deadline_s
         pending = list(refs.values())
-        _, late = ray.wait(pending, num_returns=len(pending), timeout=self._deadline_s)
-        if late:
-            names = [name for name, ref in refs.items() if ref in late]
-            raise TimeoutError(
-                f"publish: {names} have not answered {method} in {self._deadline_s} s"
-            )
-        ray.get(pending)
+        while pending:
+            left = max(0.0, deadline - time.monotonic())
+            done, pending = ray.wait(pending, num_returns=1, timeout=left)
+            if not done:
+                names = [name for name, ref in refs.items() if ref in pending]
+                raise TimeoutError(
+                    f"publish: {names} have not answered {method} in {self._deadline_s} s"
+                )
+            # The first that fails ends the wait: the others may be blocked because of it.
+            _answer(done[0])
 
 
 def connect(
@@ -109,13 +116,30 @@ def connect(
     buffer_bytes = config.publish.buffer_mib * MIB
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        if rank.device.type == "cuda":
+            # vLLM reads on streams of its own, which do not wait for what the optimiser has queued.
+            torch.cuda.synchronize(rank.device)
         # Over ipc each engine reads its own GPU's copy, so that every rank must hold one.
         everywhere = backend == "ipc"
         return rank.tensors(dtype, buffer_bytes, rank.device, on_every_rank=everywhere)
 
     shapes = tensor_shapes(rank.model)
     factory = TrainerSender if _has_trainer_factory() else StaticSender
-    return factory(client, tensors, shapes, dtype, backend, rank.place.rank, buffer_bytes)
+    packed_bytes = max(buffer_bytes, _largest(shapes, dtype)) if backend == "ipc" else buffer_bytes
+    return factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
+
+
+def _largest(shapes: Shapes, dtype: torch.dtype) -> int:
+    """Bytes of the largest tensor: vLLM refuses one that its ipc buffer cannot hold whole."""
+    return max(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+
+
+def _answer(ref: ray.ObjectRef[Any]) -> None:
+    """Raise what a member's call raised, as it was raised there."""
+    try:
+        ray.get(ref)
+    except RayTaskError as error:
+        raise error.cause from error
 
 
 Tensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]
@@ -188,6 +212,9 @@ class StaticSender:
 
     def shutdown(self) -> None:
         """See `Sender`."""
+        if self._group is not None:
+            # Without it NCCL keeps the communicator's memory for the life of the process.
+            self._group.destroy()
         self._group = None
 
     def _open(self) -> Any:
@@ -236,13 +263,10 @@ class StaticSender:
             if self._is_sender:
                 self._client.update_weights(asdict(update_info))
 
+        # Not packed: 0.25 lets go of a packed buffer once for every chunk that was read from it,
+        # after which the learner's GPU never gets the buffer back. A whole copy of the model it is.
         ipc_engine.IPCWeightTransferEngine.trainer_send_weights(  # pyright: ignore
-            self._tensors(),
-            {
-                "send_mode": deliver,
-                "packed": True,
-                "packed_buffer_size_bytes": self._buffer_bytes,
-            },
+            self._tensors(), {"send_mode": deliver, "packed": False}
         )
 
 

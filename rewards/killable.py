@@ -6,6 +6,7 @@ batch, so that an answer costs two messages; it is replaced only after a hang or
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -64,20 +66,20 @@ class KillableVerifier:
     Linux kills the process when the *thread* that started it ends: call from one lasting thread.
     """
 
-    def __init__(self, function: str, answer_deadline_s: float, section: str) -> None:
+    def __init__(self, function: str, answer_deadline_s: float, key: str) -> None:
         """Start the process.
 
         Args:
             function: `module:function`.
             answer_deadline_s: Seconds for one answer.
-            section: The part in the run's configuration, for messages.
+            key: Where the run's configuration names the function, for messages.
 
         Raises:
             UserError: There is no such module or function, or its import fails or hangs.
         """
         self._function = function
         self._deadline_s = answer_deadline_s
-        self._section = section
+        self._key = key
         self._worker: _Worker | None = self._start()
 
     def verify(self, calls: Sequence[Call]) -> list[Outcome]:
@@ -110,7 +112,7 @@ class KillableVerifier:
     def _living_worker(self) -> _Worker:
         if self._worker is not None and self._worker.connection.poll(0):
             # An idle process has nothing to say: this is its end. No answer is to blame.
-            log.warning("%s: the process of %s died while idle", self._section, self._function)
+            log.warning("%s: the process of %s died while idle", self._key, self._function)
             self.close()
         if self._worker is None:
             self._worker = self._start()
@@ -119,11 +121,11 @@ class KillableVerifier:
     def _outcome(self, call: Call, reply: dict[str, Any]) -> Outcome:
         if "score" in reply:
             return Outcome("scored", reply["score"])
-        log.warning("%s: %s; answer %.80r", self._section, reply["error"], call[1])
+        log.warning("%s: %s; answer %.80r", self._key, reply["error"], call[1])
         return Outcome(reply["outcome"])
 
     def _lose(self, kind: str, call: Call) -> Outcome:
-        log.warning("%s: %s %s; answer %.80r", self._section, self._function, kind, call[1])
+        log.warning("%s: %s %s; answer %.80r", self._key, self._function, kind, call[1])
         self.close()
         return Outcome(kind)
 
@@ -148,7 +150,33 @@ class KillableVerifier:
             reply = {"error": "its import ends the process"}
         if "error" in reply:
             worker.kill()
-            raise UserError(
-                f"{self._section}.function {self._function!r} cannot be used: {reply['error']}"
-            )
+            raise UserError(f"{self._key} {self._function!r} cannot be used: {reply['error']}")
         return worker
+
+
+async def score_apart(
+    function: str, answer_deadline_s: float, key: str, calls: Sequence[Call]
+) -> list[float | None]:
+    """Return the score of each call, in order, from a process that is gone afterwards.
+
+    None where the verifier hung, crashed, raised or returned no number. Cancelled, it ends after
+    the answer in hand. Arguments and errors are those of `KillableVerifier`.
+    """
+    loop = asyncio.get_running_loop()
+    # One thread from start to end: the process ends with the thread that started it.
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=key)
+    try:
+        verifier = await loop.run_in_executor(
+            thread, KillableVerifier, function, answer_deadline_s, key
+        )
+        try:
+            return [await loop.run_in_executor(thread, _score, verifier, call) for call in calls]
+        finally:
+            await loop.run_in_executor(thread, verifier.close)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _score(verifier: KillableVerifier, call: Call) -> float | None:
+    (outcome,) = verifier.verify([call])
+    return outcome.score

@@ -26,31 +26,29 @@ from rewards.member import ANSWERS, SECONDS, RewardMember
 log = logging.getLogger(__name__)
 
 
-class PreferenceModel:
-    """A reward model on an engine in this process; calls overlap and are batched together."""
+class PairEncoder:
+    """A pair as a reward model reads it: through the model's own chat template."""
 
     def __init__(self, part: PreferencePart, chat_date: datetime.date) -> None:
-        """Check the model and start its engine.
+        """Read the model's configuration and tokenizer, not its weights.
 
         Raises:
             UserError: There is no such model, it is no classifier with one label, it has no chat
                 template, or its context is too small for any pair.
         """
-        self._part = part
         section = f"rewards.parts.{part.name}"
         model_config = _one_label_config(part.model, f"{section}.model")
         # vLLM pools the last token whatever it is.
         self._pad_token_id = model_config.get_text_config().pad_token_id
         self._encoder = ChatEncoder(load_tokenizer(part.model), chat_date)
-        needed = len(self.prompt("", ""))
+        needed = len(self.encode("", ""))
         if needed >= part.fleet.context:
             raise UserError(
                 f"{section}.fleet.context {part.fleet.context} is too small: the chat template"
                 f" alone takes {needed} tokens"
             )
-        self._engine = Engine(part.model, part.fleet, section=f"{section}.fleet", runner="pooling")
 
-    def prompt(self, query_text: str, answer_text: str) -> TokenIds:
+    def encode(self, query_text: str, answer_text: str) -> TokenIds:
         """Return the ids that are scored, up to the token that Hugging Face pools."""
         ids = self._encoder.encode(
             [Message("user", (Plain(query_text),)), Message("assistant", (Plain(answer_text),))],
@@ -60,6 +58,21 @@ class PreferenceModel:
         while end > 1 and ids[end - 1] == self._pad_token_id:
             end -= 1
         return ids[:end]
+
+
+class PreferenceModel:
+    """A reward model on an engine in this process; calls overlap and are batched together."""
+
+    def __init__(self, part: PreferencePart, chat_date: datetime.date) -> None:
+        """Check the model (see `PairEncoder`) and start its engine."""
+        self._part = part
+        self._pairs = PairEncoder(part, chat_date)
+        section = f"rewards.parts.{part.name}.fleet"
+        self._engine = Engine(part.model, part.fleet, section=section, runner="pooling")
+
+    def prompt(self, query_text: str, answer_text: str) -> TokenIds:
+        """Return the ids that are scored; see `PairEncoder.encode`."""
+        return self._pairs.encode(query_text, answer_text)
 
     async def score(self, query_text: str, answer_texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """Return the scores [G]; NaN where the pair does not fit the context.

@@ -37,24 +37,17 @@ class QualityJudge:
         """Take the reference's engine, its chat encoder and the section `rewards.quality`.
 
         Raises:
-            UserError: The prompt file is not usable, or the rubric leaves no room for texts and a
-                verdict in the context.
+            UserError: As `rubric` does.
         """
         self._writer = writer
         self._encoder = encoder
-        self._prompt = QualityPrompt(config.prompt)
+        self._prompt = rubric(config, encoder)
         self._context = config.fleet.context
         self._retries = config.retries
         sampling = config.sampling
         self._first = Sampling(
             sampling.temperature, sampling.top_p, sampling.max_tokens, tuple(sampling.stop)
         )
-        needed = len(self.prompt("", "")) + sampling.max_tokens
-        if needed >= self._context:
-            raise UserError(
-                f"rewards.quality.fleet.context {self._context} is too small: the rubric and"
-                f" rewards.quality.sampling.max_tokens alone take {needed} tokens"
-            )
 
     def prompt(self, query_text: str, answer_text: str) -> TokenIds:
         """Return the prompt that asks for the verdict on one answer."""
@@ -139,6 +132,23 @@ class QualityActor(RewardMember):
     async def stop(self) -> None:
         """Stop the engine; what is still pending fails."""
         await asyncio.to_thread(self._engine.close)
+
+
+def rubric(config: QualityConfig, encoder: ChatEncoder) -> QualityPrompt:
+    """Return the rubric of the section `rewards.quality`.
+
+    Raises:
+        UserError: The prompt file is not usable, or the rubric leaves no room for texts and a
+            verdict in the context.
+    """
+    prompt, context = QualityPrompt(config.prompt), config.fleet.context
+    needed = len(encoder.encode(prompt.messages("", ""))) + config.sampling.max_tokens
+    if needed >= context:
+        raise UserError(
+            f"rewards.quality.fleet.context {context} is too small: the rubric and"
+            f" rewards.quality.sampling.max_tokens alone take {needed} tokens"
+        )
+    return prompt
 
 
 def retry_seed(seed: int, attempt: int) -> int:

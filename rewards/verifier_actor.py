@@ -26,9 +26,9 @@ class VerifierActor(RewardMember):
         self._part = part
         # One thread for all: calls queue up here, and the process lives as long as its thread.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=part.name)
-        section = f"rewards.parts.{part.name}"
+        key = f"rewards.parts.{part.name}.function"
         self._verifier = self._thread.submit(
-            KillableVerifier, part.function, part.answer_deadline_s, section
+            KillableVerifier, part.function, part.answer_deadline_s, key
         ).result()
 
     async def score(

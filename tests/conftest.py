@@ -40,7 +40,7 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """One local Ray for all tests that need actors; four logical CPUs, whatever the machine has."""
+    """One local Ray for all tests that need actors; its CPUs are numbers, whatever there is."""
     import ray
 
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-from actors.engine import NO_SEED, Engine
+from actors.engine import NO_SEED, Engine, EngineDiedError
 from actors.policy import PolicyEngine
 from actors.records import Completion, Sampling
 from configs.errors import UserError
@@ -190,11 +190,11 @@ def test_an_error_in_a_step_reaches_everyone_who_waits(tiny_model, monkeypatch: 
         engine.run(lambda llm: monkeypatch.setattr(llm, "step", broken_step)).result()
         waiting = [engine.submit(ask(SAMPLED, seed)) for seed in range(3)]
         for future in waiting:
-            with pytest.raises(MemoryError, match="no blocks left"):
+            with pytest.raises(EngineDiedError, match="no blocks left"):
                 future.result(timeout=10)
-        with pytest.raises(RuntimeError, match="rollout engine has stopped") as stopped:
+        with pytest.raises(EngineDiedError, match="rollout engine failed") as died:
             engine.submit(ask(SAMPLED, 1)).result()
-        assert isinstance(stopped.value.__cause__, MemoryError)
+        assert isinstance(died.value.__cause__, MemoryError)
     finally:
         engine.close()
 
@@ -208,7 +208,7 @@ def test_an_output_that_cannot_be_read_reaches_its_caller(
     monkeypatch.setattr("actors.engine._sampled_logprobs", unreadable)
     engine = start_policy_engine(tiny_model(True))
     try:
-        with pytest.raises(KeyError, match="token"):
+        with pytest.raises(EngineDiedError, match=r"KeyError\('token'\)"):
             engine.submit(ask(SAMPLED, 1)).result(timeout=10)
     finally:
         engine.close()
@@ -218,9 +218,9 @@ def test_a_closed_engine_fails_what_is_pending(tiny_model):
     engine = start_policy_engine(tiny_model(True))
     pending = engine.submit(ask(Sampling(max_tokens=300), 1))
     engine.close()
-    with pytest.raises(RuntimeError, match="was closed"):
+    with pytest.raises(EngineDiedError, match="was closed"):
         pending.result(timeout=10)
-    with pytest.raises(RuntimeError, match="has stopped"):
+    with pytest.raises(EngineDiedError, match="was closed"):
         engine.submit(ask(SAMPLED, 1))
 
 

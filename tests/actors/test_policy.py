@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from actors.engine import EngineDiedError
 from actors.packing import checksum, pack
 from actors.policy import PolicyEngine
 from actors.records import Completion, Sampling
@@ -184,11 +185,11 @@ def test_an_update_that_leaves_a_tensor_out_stops_the_engine(tiny_model):
         engine.start_update().result()
         for buffer in pack(weights, 60_000):
             engine.load_update(dict(buffer)).result()
-        with pytest.raises(ValueError, match=r"left out \['lm_head.weight'\]"):
+        with pytest.raises(EngineDiedError, match=r"left out \['lm_head.weight'\]"):
             engine.finish_update(1).result()
-        with pytest.raises(ValueError, match="left out"):
+        with pytest.raises(EngineDiedError, match="left out"):
             waiting.result(timeout=10)
-        with pytest.raises(RuntimeError, match="has stopped"):
+        with pytest.raises(EngineDiedError, match="left out"):
             engine.submit(ask(SAMPLED, 1))
     finally:
         engine.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import types
@@ -11,7 +13,7 @@ import pytest
 
 from cluster import cli
 from cluster.faults import RunError
-from configs.errors import UserError
+from configs.errors import DISK_REMEDIES, UserError, naming
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -115,6 +117,48 @@ def test_a_fault_of_ours_keeps_its_traceback(fake_run, monkeypatch):
     monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
     with pytest.raises(ZeroDivisionError):
         cli.main(["resume", "runs/x"])
+
+
+def disk_error(code: int, name: str | None) -> OSError:
+    return OSError(code, os.strerror(code), name)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EPERM])
+def test_a_disk_that_cannot_be_written_is_named_with_the_remedy(
+    fake_run, monkeypatch, capsys, code
+):
+    def resume(run: Path) -> None:
+        with naming(Path("runs/x/metrics.jsonl")):
+            raise disk_error(code, None)
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
+    assert cli.main(["resume", "runs/x"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"selfplay: runs/x/metrics.jsonl: {os.strerror(code)}: {DISK_REMEDIES[code]}\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [disk_error(errno.ENOENT, "runs/x/state.json"), disk_error(errno.ENOSPC, None)],
+    ids=["a file we lost", "no file's name"],
+)
+def test_another_fault_of_the_system_keeps_its_traceback(fake_run, monkeypatch, error):
+    def resume(run: Path) -> None:
+        raise error
+
+    monkeypatch.setattr(sys.modules["cluster.run"], "resume", resume)
+    with pytest.raises(OSError, match=error.strerror):
+        cli.main(["resume", "runs/x"])
+
+
+def test_functions_are_found_in_the_current_directory(tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine_alone.py").write_text("def verify(query, answer, reference): return 1.0")
+    (tmp_path / "cluster.yaml").write_text("nodes: [{name: laptop, cpus: 2, memory_gib: 16}]")
+    monkeypatch.chdir(tmp_path)
+    # As the installed command starts: without the current directory.
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    named = "rewards.parts.0.function=mine_alone:verify"
+    assert cli.main(["plan", str(QUICKSTART), named, "--cluster", "cluster.yaml"]) == 0
 
 
 def test_report_of_what_is_no_run_is_refused(tmp_path, capsys):

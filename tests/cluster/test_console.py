@@ -101,6 +101,15 @@ def test_the_summary_says_what_came_of_it():
     assert max(map(len, text.splitlines())) <= 120
 
 
+def test_what_makes_the_held_out_rate_doubtful_is_said():
+    doubtful = SUMMARY["heldout"] | {"in_dataset": 3, "unverified_before": 1, "unverified_after": 4}
+    text = summary_text(SUMMARY | {"heldout": doubtful}, Path("r"))
+    assert "3 of them are in source.dataset" in text
+    assert "failed on 5 answers" in text
+    for said in ("source.dataset", "failed on"):
+        assert said not in summary_text(SUMMARY, Path("r"))
+
+
 @pytest.mark.parametrize(
     ("interval", "said"), [([-0.03, -0.01], "worse"), ([-0.01, 0.02], "within chance")]
 )

@@ -55,6 +55,24 @@ def test_a_malformed_line_is_named(tmp_path, line, said):
         load_rows(jsonl(tmp_path, json.dumps(GOOD[0]), line))
 
 
+def test_a_context_follows_its_query_where_it_is_not_empty(tmp_path):
+    alpaca = [{"question": "Translate.", "input": "le chat"}, {"question": "Sing.", "input": ""}]
+    settings = {"query_field": "question", "context_field": "input"}
+
+    def queries(*rows: dict) -> list[str]:
+        jsonl(tmp_path, *map(json.dumps, rows))
+        named = DatasetConfig(path=str(tmp_path / "data.jsonl"), **settings)
+        return [row.query for row in load_rows(named)]
+
+    assert queries(*alpaca, {"question": "Run.", "input": None}) == [
+        "Translate.\n\nle chat", "Sing.", "Run.",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="line 1 has no field 'input'"):
+        queries({"question": "Sing."})
+    with pytest.raises(UserError, match="line 2: field 'input' is not a text"):
+        queries(alpaca[0], {"question": "Sing.", "input": 3})
+
+
 def test_missing_empty_and_unknown_files(tmp_path):
     with pytest.raises(UserError, match=r"missing\.jsonl cannot be read"):
         load_rows(config(tmp_path / "missing.jsonl"))

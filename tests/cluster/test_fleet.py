@@ -10,10 +10,12 @@ from collections import Counter
 import pytest
 import ray
 
+from actors.engine import EngineDiedError
 from cluster.faults import RunError
 from cluster.fleet import Fleet
 from configs.errors import UserError
 from configs.fleets import FleetConfig
+from learner.group import LearnerError
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -54,6 +56,13 @@ class Worker:
 
     async def refuse(self, kind: str) -> None:
         raise {"user": UserError("no such key"), "timeout": TimeoutError("the inner one")}[kind]
+
+    async def serve_with(self, marker: str) -> str:
+        """Be without an engine on the first call of all, answer on the next."""
+        if not os.path.exists(marker):
+            open(marker, "w").close()
+            raise EngineDiedError("the rollout engine failed: no blocks left")
+        return self.name
 
     async def take(self, version: int) -> None:
         self.version = version
@@ -141,6 +150,17 @@ def test_a_hung_member_is_killed_at_the_deadline_and_its_work_redone(tmp_path):
     with_fleet(make_fleet(deadline_s=1.5), use)
 
 
+def test_a_living_member_without_its_engine_is_replaced(tmp_path, caplog):
+    async def use(fleet: Fleet) -> None:
+        before = fleet.describe()[0]["pid"]
+        assert await fleet.call("serve_with", str(tmp_path / "failed")) == "rollout-0"
+        assert fleet.describe()[0]["pid"] != before
+        assert fleet.restarts == 1
+
+    with_fleet(make_fleet(replicas=1), use)
+    assert "rollout-0 is lost: serve_with: the rollout engine failed: no blocks left" in caplog.text
+
+
 @pytest.mark.parametrize(("kind", "error"), [("user", UserError), ("timeout", TimeoutError)])
 def test_the_methods_own_error_comes_as_it_was_raised_and_is_not_tried_again(kind, error):
     async def use(fleet: Fleet) -> None:
@@ -210,7 +230,9 @@ class Publisher:
 async def kill(fleet: Fleet, place: int) -> None:
     """Kill a member and let the fleet find out."""
     os.kill(fleet.describe()[place]["pid"], 9)
-    while not await fleet.weed():
+    restarts = fleet.restarts
+    while fleet.restarts == restarts:
+        await fleet.call_each("describe")
         await asyncio.sleep(0.05)
 
 
@@ -293,17 +315,22 @@ def test_members_that_die_while_they_catch_up_are_restarted_again():
     with_fleet(make_fleet(replicas=1, catch_up=catch_up, restarts=3), use)
 
 
-def test_an_error_in_a_restarts_catch_up_ends_the_calls_with_its_cause():
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("version 3 here and 4 there"), LearnerError("learner: a rank is lost")],
+    ids=["stale", "learner"],
+)
+def test_an_error_in_a_restarts_catch_up_ends_the_calls_with_its_cause(error):
     calls = 0
 
     async def catch_up(name: str, member) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
-            raise ValueError("version 3 here and 4 there")
+            raise error
 
     async def use(fleet: Fleet) -> None:
-        with pytest.raises(RunError, match=r"rollout-0 could not be restarted: version 3 here"):
+        with pytest.raises(RunError, match=f"rollout-0 could not be restarted: {error}"):
             await asyncio.gather(kill(fleet, 0), *(fleet.call("work", 0, 5) for _ in range(2)))
 
     with_fleet(make_fleet(replicas=1, catch_up=catch_up), use)

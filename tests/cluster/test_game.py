@@ -9,7 +9,7 @@ import pytest
 
 from actors.records import Group
 from cluster.faults import RunError
-from cluster.game import Pending
+from cluster.game import Game, Pending
 from cluster.seeds import Ticket
 from tests.cluster.fakes import Gate, Learner, MemoryLedger, World, make_config, make_game, play
 
@@ -54,6 +54,22 @@ def test_generation_runs_ahead_by_at_most_k_versions(staleness):
     assert first_publish == (staleness + 1) * 4  # it did run ahead, and no further
     assert sorted(ids(learner.batches)) == ids(learner.batches)
     assert len(set(ids(learner.batches))) == 8 * 4
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_what_an_older_policy_wrote_than_the_rule_admits_is_not_trained(staleness):
+    class Forgetful(World):
+        """Its engines never take new weights."""
+
+        async def publish(self, version: int) -> None:
+            del version
+
+    config = make_config(staleness=staleness, iterations=8)
+    learner = Learner()
+    game = make_game(Forgetful(config), learner=learner)
+    with pytest.raises(RuntimeError, match=r"begun by policy version 0 and would be trained at"):
+        asyncio.run(play(game))
+    assert len(learner.batches) == staleness + 1
 
 
 def test_a_long_answer_is_waited_for_and_not_overtaken():
@@ -178,26 +194,43 @@ def test_stop_and_restore_lose_and_double_nothing(staleness, stop_at):
     assert again.pending() == Pending([], [])
 
 
-def test_stop_in_the_middle_of_a_round_then_resume_equals_uninterrupted():
-    config = make_config(iterations=3)
-    whole = Learner()
-    asyncio.run(play(make_game(World(config), learner=whole)))
+def stopped_in_round_1(game: Game) -> Pending:
+    """Play until three of the four groups of round 1 are whole, stop, and see what is kept."""
 
-    async def interrupted() -> tuple[Learner, Pending]:
-        learner = Learner()
-        game = make_game(World(config, slow={"000001-0002-000": 30}), learner=learner)
+    async def play_and_stop() -> None:
         playing = asyncio.create_task(play(game))
         while game.staleness.accepted < 4 + 3:
             await asyncio.sleep(0.001)
         game.stop.set()
         await playing
-        return learner, game.pending()
 
-    first, pending = asyncio.run(interrupted())
+    asyncio.run(play_and_stop())
+    return game.pending()
+
+
+def test_stop_in_the_middle_of_a_round_then_resume_equals_uninterrupted():
+    config = make_config(iterations=3)
+    whole = Learner()
+    asyncio.run(play(make_game(World(config), learner=whole)))
+
+    first, second = Learner(), Learner()
+    slow = World(config, slow={"000001-0002-000": 30})
+    pending = stopped_in_round_1(make_game(slow, learner=first))
     assert len(pending.groups) == 3
-    second = Learner()
     asyncio.run(play(make_game(World(config), learner=second, iteration=1, pending=pending)))
     assert fingerprint(first.batches) + fingerprint(second.batches) == fingerprint(whole.batches)
+
+
+def test_a_held_group_with_a_bad_loss_is_replaced_by_another():
+    config = make_config(iterations=2)
+
+    pending = stopped_in_round_1(make_game(World(config, slow={"000001-0002-000": 30})))
+    learner, ledger = Learner(bad={0: [1]}), MemoryLedger()
+    game = make_game(World(config), learner=learner, ledger=ledger, iteration=1, pending=pending)
+    asyncio.run(play(game))
+    assert ledger.rejected[1] == []  # the seed of the first attempt is not drawn again
+    wanted = ["000001-0000-000", "000001-0001-001", "000001-0002-000", "000001-0003-000"]
+    assert ids(learner.batches) == wanted
 
 
 def test_rejected_queries_of_a_stopped_round_are_kept_once():
@@ -205,17 +238,8 @@ def test_rejected_queries_of_a_stopped_round_are_kept_once():
     gate = Gate(bad={"000001-0001-000", "000001-0002-000"})
     ledger = MemoryLedger()
 
-    async def interrupted() -> Pending:
-        world = World(config, slow={"000001-0002-001": 30})
-        game = make_game(world, gate=gate, ledger=ledger)
-        playing = asyncio.create_task(play(game))
-        while game.staleness.accepted < 4 + 3:
-            await asyncio.sleep(0.001)
-        game.stop.set()
-        await playing
-        return game.pending()
-
-    pending = asyncio.run(interrupted())
+    slow = World(config, slow={"000001-0002-001": 30})
+    pending = stopped_in_round_1(make_game(slow, gate=gate, ledger=ledger))
     assert [r.query.group_id for r in pending.rejected] == ["000001-0001-000"]
     game = make_game(World(config), gate=gate, ledger=ledger, iteration=1, pending=pending)
     asyncio.run(play(game))

@@ -110,6 +110,20 @@ def test_a_resumed_history_takes_out_what_is_played_again(played, tmp_path):
     assert [json.loads(line)["iteration"] for line in lines] == [0, 1, 2]
 
 
+def test_a_full_disk_is_named_with_the_history(played, tmp_path):
+    history = History(tmp_path, 0)
+    history.write(played[0])
+    (tmp_path / "metrics.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as begun:
+        History(tmp_path, 1)
+    history.path.unlink()
+    history.path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as added:
+        history.write(played[1])
+    history.close()
+    assert begun.value.filename == added.value.filename == str(tmp_path / "metrics.jsonl")
+
+
 def test_scalars_are_numbers_under_their_section(played):
     found = dict(scalars(played[0]))
     assert found["parts/solved"] == played[0].parts["solved"]

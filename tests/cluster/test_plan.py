@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -13,6 +14,7 @@ from cluster.placement import Demand, NodeConfig, demands, place
 from cluster.plan import make_plan, nodes_from, render, this_machine
 from configs.errors import UserError
 from configs.load import load
+from tests.models import make_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NODE = NodeConfig(name="a", gpus=8, gpu_gib=80, cpus=96, memory_gib=1000)
@@ -27,6 +29,7 @@ LLAMA = {
     "max_position_embeddings": 131072,
     "tie_word_embeddings": True,
 }
+CLASSIFIER = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "reward"}}
 SHAPES = {
     "3b": {
         "hidden_size": 3072,
@@ -40,15 +43,22 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory) -> dict[str, Path]:
-    """Folders that hold nothing but the config.json of Llama-3.2."""
+    """Folders of Llama-3.2 without weights, each with a reward model of its shape in `reward`."""
     folders = {name: tmp_path_factory.mktemp(name) for name in SHAPES}
     for name, folder in folders.items():
-        (folder / "config.json").write_text(json.dumps(LLAMA | SHAPES[name]))
+        save_shape(folder, LLAMA | SHAPES[name])
+        save_shape(folder / "reward", LLAMA | SHAPES[name] | CLASSIFIER)
     return folders
 
 
+def save_shape(folder: Path, config: dict[str, Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    make_tokenizer().save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def preset(name: str, folder: Path, *overrides: str):
-    models = [f"model.path={folder}", f"rewards.parts.0.model={folder}"]
+    models = [f"model.path={folder}", f"rewards.parts.0.model={folder / 'reward'}"]
     return load(CONFIGS / f"{name}.yaml", [*models, *overrides])
 
 
@@ -130,6 +140,24 @@ def test_a_model_that_is_not_there_is_named_with_the_remedy(tmp_path):
         measure("model.path", str(tmp_path))
 
 
+def test_a_model_of_another_kind_is_named(tmp_path, llama):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(UserError, match=r"model\.path .*type 'vit' cannot serve as a causal lang"):
+        measure("model.path", str(tmp_path))
+    key = "rewards.parts.taste.model"
+    with pytest.raises(UserError, match=rf"{key} .*type 'vit' cannot serve as a sequence class"):
+        measure(key, str(tmp_path), reward=True)
+    # Beside the tied embeddings, which both have, a classifier has one row of 3,072 numbers.
+    whole = measure("model.path", str(llama["3b"])).parameters
+    assert measure(key, str(llama["3b"] / "reward"), reward=True).parameters == whole + 3072
+
+
+def test_a_model_that_leaves_its_mlp_at_the_usual_width_is_measured(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    size = measure("model.path", str(tmp_path))
+    assert (size.feed_forward, size.parameters) == (3072, 124_439_808)  # the published count
+
+
 def test_offloading_moves_the_optimiser_to_main_memory(llama):
     size = measure("model.path", str(llama["1b"]))
     learner = load(
@@ -157,7 +185,8 @@ def test_learner_memory_by_hand():
 
 
 def test_learner_ranks_never_share_a_gpu_and_fractions_do(llama):
-    config = preset("one-gpu", llama["1b"], "learner.ranks=2", "rollout.replicas=2")
+    more = ["learner.ranks=2", "rollout.replicas=2", "colocate=false"]
+    config = preset("one-gpu", llama["1b"], *more)
     seats = place(demands(config), [ONE.model_copy(update={"gpus": 2})])
     by_name = {seat.demand.name: seat.devices for seat in seats}
     assert by_name["learner 0"] != by_name["learner 1"]

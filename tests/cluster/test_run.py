@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
         self.said: list[str] = []
 
@@ -206,7 +208,13 @@ def test_stopped_and_resumed_equals_uninterrupted(whole: Path, model: Path, tmp_
     assert train.living() == []
     assert not (run_dir / "summary.json").exists()
     resume = Command("resume", str(run_dir))
+    resume.until(f"6/{ITERATIONS}")
+    # Ctrl-C reaches every process of the terminal's foreground group, Ray's too.
+    os.killpg(resume.process.pid, signal.SIGINT)
     assert resume.end() == 0, "".join(resume.said)
+    assert resume.living() == []
+    last = Command("resume", str(run_dir))
+    assert last.end() == 0, "".join(last.said)
     assert_same_games(rows(whole), rows(run_dir))
     assert check_ledger(run_dir, answers=ANSWERS, staleness=0) == []
 
@@ -228,3 +236,32 @@ def test_crashed_and_resumed_plays_the_lost_iterations_again(
     changed = Command("train", "configs/quickstart.yaml", *settings, "seed=7")
     assert changed.end() == 2
     assert "holds a run with another configuration (seed: 0 → 7)" in "".join(changed.said)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        ("shape", "was written with queries 4, and this run has 8: put that back"),
+        ("truncated", "model.safetensors has 9 bytes where"),
+        ("format", "is not a checkpoint of this program"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(
+    whole: Path, tmp_path: Path, spoil: str, said: str
+):
+    run_dir = tmp_path / "spoilt"
+    shutil.copytree(whole, run_dir)
+    (run_dir / "summary.json").unlink()
+    newest = run_dir / "checkpoints" / str(ITERATIONS)
+    if spoil == "shape":
+        config = run_dir / "config.yaml"
+        config.write_text(config.read_text().replace("\nqueries: 4\n", "\nqueries: 8\n"))
+    elif spoil == "truncated":
+        os.truncate(newest / "hf" / "model.safetensors", 9)
+    else:
+        (newest / "state.json").write_text("{}")
+    resume = Command("resume", str(run_dir))
+    assert resume.end() == 2
+    assert said in "".join(resume.said)
+    assert "Traceback" not in "".join(resume.said)
+    assert_same_games(rows(run_dir), rows(whole))

@@ -75,6 +75,9 @@ def test_overrides_reach_nested_keys_lists_and_absent_sections():
         ("rewards.parts.0.kind=mood", ["rewards.parts.0.kind", "'preference', 'verifier'"]),
         ("rollout.replicas=many", ["rollout.replicas must be a valid integer", "not 'many'"]),
         ("rollout.replicas=yes", ["replicas must be a number, not true"]),
+        ("rollout.replicas=0", ["rollout.replicas must be greater than or equal to 1"]),
+        ("solver.sampling.temperature=0", ["solver.sampling.temperature is 0", "above 0"]),
+        ("challenger.sampling.temperature=0", ["challenger.sampling.temperature is 0"]),
         ("learner.zero_stage=5", ["learner.zero_stage must be 0, 1, 2 or 3, not 5"]),
         ("challenger.alpha=-1", ["challenger.alpha must be greater than or equal to 0"]),
         ("queries=1", ["queries must be greater than or equal to 2", "baseline is the mean"]),
@@ -97,6 +100,10 @@ def test_a_mistake_is_named_with_its_key_and_what_is_allowed(override, expected)
     for words in expected:
         assert words in message
     assert "override " in message or str(QUICKSTART) in message
+
+
+def test_a_role_that_is_not_trained_may_be_greedy():
+    load(QUICKSTART, ["challenger.sampling.temperature=0", "challenger.alpha=0"])
 
 
 def test_every_problem_has_a_line_of_its_own():
@@ -137,7 +144,7 @@ def test_a_missing_file_is_named_with_the_presets(tmp_path):
 
 
 def test_a_submitted_job_needs_an_absolute_run_dir(monkeypatch):
-    relative, absolute = load(QUICKSTART), load(QUICKSTART, ["run_dir=/shared/run"])
+    relative, absolute = Path("runs/quickstart"), Path("/shared/run")
     require_shared_run_dir(relative)
     monkeypatch.setenv(RAY_JOB_VARIABLE, "{}")
     require_shared_run_dir(absolute)
@@ -179,7 +186,6 @@ def test_the_papers_printed_kl_is_warned_of_and_the_other_presets_are_silent():
     ("path", "override", "words"),
     [
         (LSP, "solver.sampling.top_p=0.9", "solver.sampling.top_p"),
-        (LSP, "challenger.sampling.temperature=0", "challenger.sampling.temperature is 0"),
         (LSP, "learner.kl.coefficient=0", "nothing holds the policy"),
         (LSP, "learner.dtype=float32", "rollout.dtype is bfloat16"),
         (QUICKSTART, "challenger={reward: quality}", "challenger.reward is quality"),
@@ -200,3 +206,11 @@ def test_the_presets_hold_the_papers_numbers():
     assert (kl.estimator, kl.level, kl.place) == ("k1", "sequence", "loss")
     assert not paper.rewards.standardise
     assert (quality and quality.weight, paper.rewards.parts[0].weight) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("key", ["learner.ranks", "rollout.replicas", "rollout.tensor_parallel"])
+def test_one_rank_and_one_engine_share_a_gpu_and_more_are_refused(key):
+    one_gpu = QUICKSTART.with_name("one-gpu.yaml")
+    sentence = f"one engine on one GPU, and {key} is 2: set {key} to 1, or colocate to false"
+    assert sentence in refusal(f"{key}=2", path=one_gpu)
+    load(one_gpu, [f"{key}=2", "colocate=false"])

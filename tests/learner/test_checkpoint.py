@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from configs.errors import UserError
@@ -71,3 +74,32 @@ def test_an_unwritable_place_is_named(tmp_path):
     store = CheckpointStore(tmp_path / "file", keep=1)
     with pytest.raises(UserError, match="cannot write the checkpoint"):
         write(store, 1)
+
+
+def test_files_that_a_rank_wrote_elsewhere_are_missed(tmp_path):
+    """As where `run_dir` is a folder of each node's own."""
+    store = CheckpointStore(tmp_path, keep=1)
+    write(store, 1, version=1)
+    with (
+        pytest.raises(UserError, match=r"optim_states\.pt .* finds no bytes: set run_dir"),
+        store.writing(2) as draft,
+    ):
+        draft.written[draft.folder / "rank_1_optim_states.pt"] = 7
+    assert read_state(store.latest()) == {"version": 1}
+
+
+def test_a_crash_while_a_checkpoint_is_replaced_leaves_the_old_one(tmp_path, monkeypatch):
+    store = CheckpointStore(tmp_path, keep=1)
+    write(store, 1, version=1)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda a, b: rename(a, b) if a.name == "1" else os._exit(9))
+    child = os.fork()
+    if child == 0:
+        write(store, 1, version=2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    assert not (tmp_path / "1").exists()
+    assert read_state(store.latest()) == {"version": 1}
+    write(store, 1, version=3)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "latest"]
+    assert read_state(store.latest()) == {"version": 3}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from actors.records import Completion
 from configs.errors import UserError
 from learner import group as group_module
 from learner.actor import LearnerRank
-from learner.group import LearnerGroup
+from learner.group import LearnerError, LearnerGroup
 from learner.rank import Rank
 from tests.learner.games import LSP, completion, group, run_config
 
@@ -216,10 +215,16 @@ def test_a_checkpoint_of_other_ranks_is_refused_with_the_remedy(sharded, tmp_pat
     other = LearnerGroup(run_config(learner={"ranks": 1, "zero_stage": 3}), "unused")
     with pytest.raises(UserError, match=r"put learner\.ranks: 2 back"):
         asyncio.run(other.load(tmp_path / "state"))
-    (tmp_path / "state" / "learner.json").write_text("{")
-    with pytest.raises(UserError, match=r"learner\.json"):
-        asyncio.run(sharded.load(tmp_path / "state"))
-    shutil.rmtree(tmp_path / "state")
+
+
+def test_the_files_that_ranks_wrote_are_named_with_their_sizes(sharded, tmp_path):
+    written = asyncio.run(sharded.save(tmp_path / "state"))
+    written |= asyncio.run(sharded.export(tmp_path / "hf"))
+    assert written == {path: path.stat().st_size for path in written}
+    names = {path.name for path in written}
+    assert {"model.safetensors", "tokenizer.json"} <= names
+    # Both ranks' shares of the optimiser's state.
+    assert len([name for name in names if name.endswith("optim_states.pt")]) == 2
 
 
 def test_export_loads_in_transformers_and_matches_the_probe(sharded, tmp_path):
@@ -240,7 +245,7 @@ def test_export_loads_in_transformers_and_matches_the_probe(sharded, tmp_path):
 def test_a_wait_that_is_too_long_names_what_it_awaits(sharded, monkeypatch):
     tight = sharded.config.learner.model_copy(update={"step_deadline_s": 0.001})
     monkeypatch.setattr(sharded, "config", sharded.config.model_copy(update={"learner": tight}))
-    with pytest.raises(TimeoutError, match=r"step 9 took longer .* ranks \[0, 1\]"):
+    with pytest.raises(LearnerError, match=r"step 9 took longer .* ranks \[0, 1\]"):
         asyncio.run(sharded.step(two_groups(), 9))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from concurrent.futures import Future
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from actors.engine import EngineDiedError
 from actors.rollout import RolloutActor
 from configs.fleets import RolloutConfig
 from configs.learner import PublishConfig
@@ -34,7 +36,7 @@ class Method:
         async def call():
             try:
                 called.set_result(await self.method(*arguments))
-            except RayActorError as error:
+            except (RayActorError, EngineDiedError) as error:
                 called.set_exception(error)
 
         self.task = asyncio.ensure_future(call())
@@ -57,6 +59,8 @@ class Engine:
         self.calls.append("start")
         if "dies" in self.faults:
             raise RayActorError()
+        if "engine" in self.faults:
+            raise EngineDiedError("the rollout engine failed: no blocks left")
         if "hangs" in self.faults:
             await asyncio.sleep(60)
 
@@ -87,6 +91,7 @@ class Weights:
     def __init__(self) -> None:
         self.steps = 0
         self.sent: list[tuple[int, list[str]]] = []
+        self.error: Exception | None = None
 
     async def pack_weights(self, buffer_bytes, dtype):
         return [{"value": self.steps}]
@@ -101,6 +106,8 @@ class Weights:
         return np.zeros(len(token_ids) - 1, dtype=np.float32)
 
     async def send_weights(self, version, members, backend):
+        if self.error is not None:
+            raise self.error
         self.sent.append((version, sorted(members)))
         for member in members.values():
             await asyncio.wrap_future(member.load_update.remote({"value": self.steps}).future())
@@ -121,7 +128,7 @@ def test_the_order_of_calls_and_the_report():
         assert report.parity == {"a": 0.0, "b": 0.0}
         assert report.compared_tensors == 3
         assert report.bytes == 4 * (99 + 2 + 50 + 1 + 3)
-        assert report.lost == ()
+        assert report.lost == {}
         for member in members.values():
             assert (member.calls, member.served) == (["start", "load", "finish 7"], 3)
 
@@ -157,20 +164,20 @@ def test_the_largest_tensors_that_the_engine_can_report_are_compared():
     asyncio.run(play())
 
 
-def test_a_hanging_member_is_named():
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("dies", "The actor "),
+        ("hangs", r"b has not answered .* the start of version 1"),
+        ("engine", "no blocks left"),
+    ],
+)
+def test_a_member_that_is_lost_is_left_out_and_named(fault, cause):
     async def play():
-        await publisher(Weights(), deadline_s=0.5).publish(
-            1, {"a": Engine(), "slow": Engine("hangs")}
-        )
-
-    with pytest.raises(TimeoutError, match=r"slow has not answered .* the start of version 1"):
-        asyncio.run(play())
-
-
-def test_a_member_that_dies_is_left_out_and_named():
-    async def play():
-        report = await publisher(Weights()).publish(1, {"a": Engine(), "b": Engine("dies")})
-        assert report.lost == ("b",)
+        weights = publisher(Weights(), deadline_s=0.5)
+        report = await weights.publish(1, {"a": Engine(), "b": Engine(fault)})
+        assert list(report.lost) == ["b"]
+        assert re.search(cause, report.lost["b"])
         assert list(report.parity) == ["a"]
 
     asyncio.run(play())
@@ -186,6 +193,26 @@ def test_a_newcomer_catches_up_without_the_learner():
         await published.catch_up("late", late)
         assert late.served == 0
         assert late.calls == ["start", "load", "finish 1"]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "error", [RayActorError(), TimeoutError("['b'] have not answered"), EngineDiedError("gone")]
+)
+def test_a_broken_transfer_is_the_loss_of_all_its_members(error):
+    async def play():
+        weights, members = Weights(), {"a": Engine(), "b": Engine()}
+        published = VllmPublisher(weights, CONFIG, "float32", PROBE, "nccl")
+        await published.publish(1, members)
+        weights.steps, weights.error = 1, error
+        report = await published.publish(2, members)
+        assert list(report.lost) == ["a", "b"]
+        assert str(error) in report.lost["a"]
+        weights.error = None
+        fresh = Engine()
+        await published.catch_up("a", fresh)
+        assert (fresh.at_version, fresh.served) == (2, 1)
 
     asyncio.run(play())
 

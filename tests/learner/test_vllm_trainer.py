@@ -1,16 +1,24 @@
-"""The order of calls through vLLM's transfer, 0.32's engines and 0.25's functions; no NCCL here."""
+"""The order of calls through vLLM's transfer, 0.32's engines and 0.25's functions; no NCCL here.
+
+Tensors that really move, over gloo, are `test_nccl_order`'s.
+"""
 
 from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
 import torch
 
-from learner.vllm_trainer import MembersClient, StaticSender, TrainerSender
+from configs.load import load
+from learner.rank import Place
+from learner.vllm_trainer import MembersClient, StaticSender, TrainerSender, connect
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
 SHAPES = {name: tuple(tensor.shape) for name, tensor in WEIGHTS.items()}
 
@@ -155,7 +163,8 @@ def test_ipc_through_the_static_functions(ray_session, monkeypatch):
         names: list[str]
 
     def send(iterator, arguments):
-        assert arguments["packed"] is True
+        # Packed, 0.25 would leave a buffer behind with every update.
+        assert arguments["packed"] is False
         for name, _ in iterator:
             arguments["send_mode"](Info([name]))
 
@@ -172,3 +181,35 @@ def test_ipc_through_the_static_functions(ray_session, monkeypatch):
         ("x", "load_update", {"names": ["b"]}),
         ("x", "finish_update", 3),
     ]
+
+
+def test_a_shut_down_static_sender_gives_its_communicator_back(ray_session, vllm_nccl, monkeypatch):
+    destroyed = []
+    group = SimpleNamespace(destroy=lambda: destroyed.append(1))
+    engine = vllm_nccl[0].NCCLWeightTransferEngine
+    monkeypatch.setattr(engine, "trainer_init", staticmethod(lambda info: group), raising=False)
+    sender = StaticSender(client([]), tensors, SHAPES, torch.float32, "nccl", 0, 1 << 20)
+    sender.shutdown()
+    sender.shutdown()
+    assert destroyed == [1]
+
+
+@pytest.mark.parametrize(("backend", "grows"), [("ipc", True), ("nccl", False)])
+def test_a_tensor_larger_than_the_buffer_fits_the_buffer_of_ipc(monkeypatch, backend, grows):
+    """vLLM's ipc refuses it otherwise: Llama-3.2-1B's embedding takes twice the default buffer."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    opened = []
+
+    def trainer_init(info, **_):
+        opened.append(info)
+
+    monkeypatch.setattr(WeightTransferTrainerFactory, "trainer_init", staticmethod(trainer_init))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    with torch.device("meta"):
+        model = torch.nn.Embedding(128256, 2048)
+    rank = SimpleNamespace(model=model, place=Place(0, 1, ""), device=torch.device("cpu"))
+    config = load(CONFIGS / "one-gpu.yaml", ["publish.buffer_mib=256"])
+    connect(rank, config, {}, backend)
+    expected = 128256 * 2048 * 2 if grows else 256 << 20
+    assert opened[0].packed_buffer_size_bytes == expected

@@ -73,7 +73,7 @@ def test_scores_equal_hugging_faces(preference, reward_model):
 
 def test_end_token_that_is_also_padding_is_not_pooled(preference, reward_model, monkeypatch):
     end = make_tokenizer().eos_token_id  # ends every turn of the chat template
-    monkeypatch.setattr(preference, "_pad_token_id", end)
+    monkeypatch.setattr(preference._pairs, "_pad_token_id", end)
     expected_G = [
         hugging_face_scores(reward_model, QUERY, [answer], pad_token_id=end)[0]
         for answer in ANSWERS

@@ -1,5 +1,6 @@
 """Verifiers: the built-in ones, and that a misbehaving one costs one answer and no more."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from configs.errors import UserError
 from configs.rewards import REFERENCE_VERIFIERS, VerifierPart
-from rewards.killable import KillableVerifier
+from rewards.killable import KillableVerifier, score_apart
 from rewards.verifier import exact_match, math_verify
 from rewards.verifier_process import find_function
 
@@ -19,7 +20,7 @@ PART = VerifierPart(name="obeys", function=OBEY, answer_deadline_s=1.0, failed_s
 
 @pytest.fixture(scope="module")
 def verifier():
-    verifier = KillableVerifier(OBEY, 1.0, "rewards.parts.obeys")
+    verifier = KillableVerifier(OBEY, 1.0, "rewards.parts.obeys.function")
     yield verifier
     verifier.close()
 
@@ -95,7 +96,7 @@ def test_scores_stay_with_their_answers(verifier):
 
 
 def test_slow_answers_are_each_within_their_own_deadline():
-    slow = KillableVerifier("tests.rewards.verifiers:slow", 1.0, "rewards.parts.slow")
+    slow = KillableVerifier("tests.rewards.verifiers:slow", 1.0, "rewards.parts.slow.function")
     try:
         assert kinds(slow, *["0.4"] * 4) == ["scored"] * 4
     finally:
@@ -131,7 +132,7 @@ def test_death_while_idle_costs_no_answer(verifier):
 
 def test_texts_arrive_as_they_are(verifier):
     strange = "\ud800 \x00 <|eot|> \U0001f600 " + "long " * 50_000
-    echo = KillableVerifier("tests.rewards.verifiers:length", 5.0, "rewards.parts.echo")
+    echo = KillableVerifier("tests.rewards.verifiers:length", 5.0, "rewards.parts.echo.function")
     try:
         (outcome,) = echo.verify([(strange, strange, strange)])
     finally:
@@ -150,8 +151,53 @@ def test_texts_arrive_as_they_are(verifier):
 )
 def test_function_that_cannot_be_used_is_the_users_error(function, reason):
     with pytest.raises(UserError, match=reason) as caught:
-        KillableVerifier(function, 0.5, "rewards.parts.mine")
+        KillableVerifier(function, 0.5, "rewards.parts.mine.function")
     assert f"rewards.parts.mine.function {function!r}" in str(caught.value)
+
+
+def apart(*answers, query=""):
+    calls = [(query, answer, None) for answer in answers]
+    return score_apart(OBEY, 1.0, "heldout.verifier", calls)
+
+
+def test_scores_from_a_process_that_is_gone_afterwards():
+    scores = asyncio.run(apart("pid", "pid", "hang", "true", "exit", "raise", "nan", "pid"))
+    first, second, *middle, last = scores
+    assert first == second != last
+    assert middle == [None, 1.0, None, None, None]
+    for pid in (first, last):
+        wait_until_gone(int(pid))
+
+
+def test_what_a_verifier_started_is_gone_afterwards_too(tmp_path):
+    note = tmp_path / "pids"
+    assert asyncio.run(apart("child", query=str(note))) == [0.5]
+    for pid in note.read_text().split():
+        wait_until_gone(int(pid))
+
+
+def test_an_absent_function_is_named_by_its_own_key():
+    scoring = score_apart("tests.rewards.verifiers:nothing", 1.0, "heldout.verifier", [])
+    with pytest.raises(UserError, match=r"^heldout\.verifier 'tests.* cannot be used"):
+        asyncio.run(scoring)
+
+
+def test_cancelled_scoring_ends_after_the_answer_in_hand(tmp_path):
+    note = tmp_path / "pids"
+
+    async def cancelled():
+        scoring = asyncio.create_task(apart(*["child then hang"] * 30, query=str(note)))
+        while not note.exists():
+            await asyncio.sleep(0.02)
+        scoring.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await scoring
+
+    started = time.monotonic()
+    asyncio.run(cancelled())
+    assert time.monotonic() - started < 15, "it went through the other answers"
+    for pid in note.read_text().split():
+        wait_until_gone(int(pid))
 
 
 @pytest.fixture

@@ -33,10 +33,11 @@ def obey(query: str, answer: str, reference: str | None) -> object:
             return True
         case "fork":
             os.fork()  # both return
-        case "child then hang":
+        case "child" | "child then hang":
             child = subprocess.Popen(["sleep", "1000"])
             Path(query).write_text(f"{os.getpid()} {child.pid}")
-            time.sleep(1000)
+            if answer != "child":
+                time.sleep(1000)
         case "pid":
             return os.getpid()
     return 0.5

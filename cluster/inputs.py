@@ -1,0 +1,73 @@
+"""What a run reads that its user wrote or chose: functions, data, models, prompts.
+
+All of it is checked before anything is started, so that a mistake costs seconds and no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cluster.dataset import is_file, load_rows
+from configs.functions import resolve
+from configs.schema import RunConfig
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Check whatever needs no model of `model.make`; raises UserError naming key or file."""
+    for key, name in _functions(config):
+        resolve(key, name)
+    for key, name in _verifiers(config):
+        _check_verifier(key, name)
+    # A hub data set is not fetched for a plan; a run loads it before it starts an actor.
+    if config.source.dataset is not None and is_file(config.source.dataset):
+        load_rows(config.source.dataset)
+    _check_reward_models(config)
+    if config.model.path:
+        check_prompts(config, config.model.path)
+
+
+def check_prompts(config: RunConfig, model_path: str) -> None:
+    """Check that the model has a chat template and that every fixed prompt fits its engine.
+
+    Raises UserError naming the model, the prompt file or the section whose context is too small.
+    """
+    # Both take seconds to import.
+    from cluster.wiring import Prompts  # noqa: PLC0415
+    from rewards.quality import rubric  # noqa: PLC0415
+
+    prompts = Prompts(config, model_path)
+    if config.rewards.quality is not None:
+        rubric(config.rewards.quality, prompts.encoder)
+
+
+def _functions(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """(key, name) of the functions that the driver calls."""
+    named = {"model.make": config.model.make, "gate.task_verifier": config.gate.task_verifier}
+    if config.heldout is not None:
+        named |= {
+            "heldout.problems": config.heldout.problems,
+            "heldout.identity": config.heldout.identity,
+        }
+    return ((key, name) for key, name in named.items() if name is not None)
+
+
+def _verifiers(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """(key, name) of the functions that run in processes of their own."""
+    for part in config.verifier_parts:
+        yield f"rewards.parts.{part.name}.function", part.function
+    if config.heldout is not None:
+        yield "heldout.verifier", config.heldout.verifier
+
+
+def _check_verifier(key: str, name: str) -> None:
+    """Import a verifier as a run will, in a process that may hang or crash over it."""
+    from rewards.killable import KillableVerifier  # noqa: PLC0415
+
+    KillableVerifier(name, answer_deadline_s=1.0, key=key).close()
+
+
+def _check_reward_models(config: RunConfig) -> None:
+    from rewards.preference import PairEncoder  # noqa: PLC0415
+
+    for part in config.preference_parts:
+        PairEncoder(part, config.model.chat_date)
