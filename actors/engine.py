@@ -182,6 +182,12 @@ class Engine:
         self._add_job(_Job(lambda: future.set_result(work(self._llm)), future, fatal=fatal))
         return future
 
+    def check_alive(self) -> None:
+        """Raise EngineDiedError where the engine has failed or was closed."""
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+
     def close(self) -> None:
         """Stop the engine; whatever is still pending fails."""
         self._jobs.put(None)

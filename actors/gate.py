@@ -10,17 +10,20 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Set
 
+from actors.killable import AwaitableFunction
 from actors.records import Query
 from actors.roles import PromptFile
-from configs.functions import resolve
 from configs.schema import GateConfig
 
 log = logging.getLogger(__name__)
-TaskVerifier = Callable[[str], str | None]
 
 
 class Gate:
-    """Decides on one query at a time. It remembers nothing."""
+    """Decides on one query at a time. It remembers nothing.
+
+    A task verifier reads what a model wrote, and some text may hang or crash it: it runs in a
+    process of its own, which the first query starts and `close` ends.
+    """
 
     def __init__(
         self, config: GateConfig, prompt: PromptFile, answer_fits: Callable[[Query], bool]
@@ -32,22 +35,19 @@ class Gate:
             prompt: The challenger prompt, whose own wording no query may repeat.
             answer_fits: Whether the Solver's prompt and the longest answer to a query fit the
                 engine's context together.
-
-        Raises:
-            UserError: `gate.task_verifier` names no function that can be imported.
         """
         self._config = config
         self._answer_fits = answer_fits
         named = config.task_verifier
-        self._task_verifier: TaskVerifier | None = (
-            resolve("gate.task_verifier", named) if named else None
+        self._task_verifier = (
+            AwaitableFunction(named, config.deadline_s, "gate.task_verifier") if named else None
         )
         self._wording = {
             run for text in prompt.wording for run in word_runs(text, config.echo_words)
         }
         self._markers = template_markers(prompt)
 
-    def check(self, query: Query, seen: Set[str]) -> str | None:
+    async def check(self, query: Query, seen: Set[str]) -> str | None:
         """Return why a query is rejected, None where it is admitted.
 
         Args:
@@ -56,8 +56,20 @@ class Gate:
 
         Returns:
             `empty`, `cut_off`, `echo`, `duplicate`, `too_long`, or `task_` and what the task
-            verifier says.
+            verifier says; `task_hung` where it takes more than `gate.deadline_s`, `task_crashed`
+            where its process ends, `task_error` where it raises or returns no text.
+
+        Raises:
+            UserError: `gate.task_verifier` names no function that can be imported.
         """
+        return self._own_fault(query, seen) or await self._task_fault(query.text)
+
+    async def close(self) -> None:
+        """End the task verifier's process."""
+        if self._task_verifier is not None:
+            await self._task_verifier.close()
+
+    def _own_fault(self, query: Query, seen: Set[str]) -> str | None:
         if len(query.text) < self._config.min_characters:
             return "empty"
         if query.completion is not None and query.completion.finish_reason == "length":
@@ -66,23 +78,26 @@ class Gate:
             return "echo"
         if query.text in seen:
             return "duplicate"
-        if not self._answer_fits(query):
-            return "too_long"
-        return self._task_fault(query.text)
+        return None if self._answer_fits(query) else "too_long"
 
     def _is_echo(self, text: str) -> bool:
         if any(marker in text for marker in self._markers):
             return True
         return any(run in self._wording for run in word_runs(text, self._config.echo_words))
 
-    def _task_fault(self, text: str) -> str | None:
+    async def _task_fault(self, text: str) -> str | None:
         if self._task_verifier is None:
             return None
-        try:
-            fault = self._task_verifier(text)
-        except Exception:
-            # What a model wrote has upset the function: the query is at fault, not the run.
-            log.exception("%s failed on the query %r", self._config.task_verifier, text)
+        # Whatever the text does to the function: the query is at fault, not the run.
+        outcome = await self._task_verifier.call(text)
+        if outcome.kind in ("hung", "crashed"):
+            return f"task_{outcome.kind}"
+        if outcome.kind != "returned":
+            return "task_error"
+        fault = outcome.result
+        if not isinstance(fault, str | None):
+            named = self._config.task_verifier
+            log.warning("gate.task_verifier: %s returned %.80r, no text", named, fault)
             return "task_error"
         return None if fault is None else f"task_{fault}"
 

@@ -36,7 +36,7 @@ class RolloutActor:
         *,
         name: str,
         metrics_host: str,
-        transfer_backend: str,
+        transfer_backend: str | None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         colocated: bool = False,
@@ -48,7 +48,7 @@ class RolloutActor:
             config: The section `rollout`.
             name: The member's name in its fleet.
             metrics_host: Where this process's metrics are served.
-            transfer_backend: "object_store", "nccl" or "ipc".
+            transfer_backend: "object_store", "nccl" or "ipc"; None where the weights stay.
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
             colocated: Whether the engine gives up its GPU's memory while the learner learns.
@@ -92,7 +92,8 @@ class RolloutActor:
         await asyncio.wrap_future(self._engine.finish_update(version))
 
     async def version(self) -> int:
-        """Return the policy version that the engine serves."""
+        """Return the policy version that the engine serves; EngineDiedError where it is none."""
+        self._engine.check_alive()
         return self._engine.version
 
     async def checksums(self, names: list[str]) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """One step of TRL's GRPOTrainer, timed; run by `make bench-peer` in an environment of its own.
 
-    python benchmarks/peer_trl.py --model FOLDER --prompts FILE --queries 8 --answers 8
-        --tokens 128 --repeats 5 --out FILE
+    python benchmarks/peer_trl.py --model FOLDER --prompts FILE --answers 8 --tokens 128
+        --repeats 5 --out FILE [--even]
 
 TRL is given its best settings for the machine: each of `SETTINGS` is run and the fastest is kept;
 all are written down. Its colocated vLLM does not run on CPU, so it generates with transformers,
@@ -28,6 +28,7 @@ WARM_UP = 2
 SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
+    "float32 in four parts": {"dtype": "float32", "gradient_accumulation_steps": 4},
     "float32 continuous batching": {
         "dtype": "float32",
         "use_transformers_continuous_batching": True,
@@ -72,12 +73,13 @@ def run(name: str, options: argparse.Namespace, prompts: list[str]) -> dict[str,
     dtype = settings.pop("dtype")
     rows = [{"prompt": [{"role": "user", "content": text}]} for text in prompts]
     steps = WARM_UP + options.repeats
-    batch = options.queries * options.answers
+    batch = len(prompts) * options.answers
+    parts = settings.get("gradient_accumulation_steps", 1)
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder,
             max_steps=steps,
-            per_device_train_batch_size=batch,
+            per_device_train_batch_size=batch // parts,
             num_generations=options.answers,
             max_completion_length=options.tokens,
             learning_rate=1e-6,
@@ -86,7 +88,7 @@ def run(name: str, options: argparse.Namespace, prompts: list[str]) -> dict[str,
             model_init_kwargs={"dtype": dtype},
             gradient_checkpointing=False,
             scale_rewards="none",
-            generation_kwargs={"min_new_tokens": options.tokens},
+            generation_kwargs={"min_new_tokens": options.tokens} if options.even else {},
             use_cpu=True,
             report_to=[],
             save_strategy="no",
@@ -121,10 +123,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--prompts", type=Path, required=True)
-    parser.add_argument("--queries", type=int, required=True)
     parser.add_argument("--answers", type=int, required=True)
     parser.add_argument("--tokens", type=int, required=True)
     parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--even", action="store_true", help="every answer has that many tokens")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()

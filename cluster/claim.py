@@ -55,8 +55,9 @@ def claimed(run_dir: Path) -> Iterator[None]:
 def living_driver(run_dir: Path) -> Driver | None:
     """Who drives the run, None where nobody does."""
     try:
-        with (run_dir / DRIVER).open("r+", encoding="utf-8") as file:
-            return None if _locked(file) else _read(file)
+        with (run_dir / DRIVER).open(encoding="utf-8") as file:
+            # Shared, so that two who look at once do not take each other for the driver.
+            return None if _locked(file, fcntl.LOCK_SH) else _read(file)
     except FileNotFoundError:
         return None
 
@@ -89,7 +90,7 @@ def stop_driver(run_dir: Path) -> None:
 
 def _claim(file: TextIO, run_dir: Path) -> None:
     for _ in range(TRIES):
-        if _locked(file):
+        if _locked(file, fcntl.LOCK_EX):
             return
         time.sleep(TRY_EVERY_S)
     driver = _read(file)
@@ -99,10 +100,10 @@ def _claim(file: TextIO, run_dir: Path) -> None:
     )
 
 
-def _locked(file: TextIO) -> bool:
+def _locked(file: TextIO, kind: int) -> bool:
     """Take the lock, which goes when the file is closed; False where another holds it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:

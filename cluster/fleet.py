@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,20 +86,24 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start every member at once and return when all serve.
+        """Start every member at once, or one by one where they share a GPU; return when all serve.
 
-        Raises UserError where a member cannot be made or does not answer in time.
+        vLLM takes whatever else grows on its GPU while it starts for memory of its own. Raises
+        UserError where a member cannot be made or does not answer in time.
         """
         log.info("%s: waiting for %d actors to start", self.name, len(self._seats))
-        starts = [asyncio.ensure_future(self._join(seat)) for seat in self._seats]
+        at_once = 1 if self.shares_gpus else len(self._seats)
         try:
-            await asyncio.gather(*starts)
+            for i in range(0, len(self._seats), at_once):
+                await all_or_none([self._join(seat) for seat in self._seats[i : i + at_once]])
         except _Lost as lost:
             raise _start_error(self.name, self.config, lost.__cause__) from lost.__cause__
-        finally:
-            for start in starts:
-                start.cancel()
         log.info("%s: %d actors serve", self.name, len(self._seats))
+
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether a GPU of this fleet serves others too."""
+        return 0 < self.config.gpus < 1
 
     async def call(self, method: str, *args: Any) -> Any:
         """`method(*args)` of the least loaded member; redone on another when that one is lost.
@@ -245,6 +249,16 @@ class Fleet:
         finally:
             _kill(seat.handle)
         seat.member = seat.member.after(Event.DRAINED)
+
+
+async def all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; the first that fails ends the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _ask(handle: ActorHandle | None, deadline_s: float, method: str, *args: Any) -> Any:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from actors.killable import KillableFunction
 from cluster.dataset import is_file, load_rows
+from configs.errors import UserError
 from configs.functions import resolve
-from configs.schema import RunConfig
+from configs.schema import HeldoutConfig, RunConfig
 
 
 def check_inputs(config: RunConfig) -> None:
     """Check whatever needs no model of `model.make`; raises UserError naming key or file."""
     for key, name in _functions(config):
         resolve(key, name)
-    for key, name in _verifiers(config):
-        _check_verifier(key, name)
+    for key, name in _functions_apart(config):
+        _check_apart(key, name)
+    if config.heldout is not None:
+        _check_problems(config.heldout)
     # A hub data set is not fetched for a plan; a run loads it before it starts an actor.
     if config.source.dataset is not None and is_file(config.source.dataset):
         load_rows(config.source.dataset)
@@ -42,7 +46,7 @@ def check_prompts(config: RunConfig, model_path: str) -> None:
 
 def _functions(config: RunConfig) -> Iterator[tuple[str, str]]:
     """(key, name) of the functions that the driver calls."""
-    named = {"model.make": config.model.make, "gate.task_verifier": config.gate.task_verifier}
+    named = {"model.make": config.model.make}
     if config.heldout is not None:
         named |= {
             "heldout.problems": config.heldout.problems,
@@ -51,19 +55,40 @@ def _functions(config: RunConfig) -> Iterator[tuple[str, str]]:
     return ((key, name) for key, name in named.items() if name is not None)
 
 
-def _verifiers(config: RunConfig) -> Iterator[tuple[str, str]]:
+def _functions_apart(config: RunConfig) -> Iterator[tuple[str, str]]:
     """(key, name) of the functions that run in processes of their own."""
+    if config.gate.task_verifier is not None:
+        yield "gate.task_verifier", config.gate.task_verifier
     for part in config.verifier_parts:
         yield f"rewards.parts.{part.name}.function", part.function
     if config.heldout is not None:
         yield "heldout.verifier", config.heldout.verifier
 
 
-def _check_verifier(key: str, name: str) -> None:
-    """Import a verifier as a run will, in a process that may hang or crash over it."""
-    from rewards.killable import KillableVerifier  # noqa: PLC0415
+def _check_apart(key: str, name: str) -> None:
+    """Import a function as a run will, in a process that may hang or crash over it."""
+    function = KillableFunction(name, deadline_s=1.0, key=key)
+    function.start()
+    function.close()
 
-    KillableVerifier(name, answer_deadline_s=1.0, key=key).close()
+
+def _check_problems(config: HeldoutConfig) -> None:
+    """Make the held-out problems once, to see that there are that many."""
+    name, n = config.problems, config.n
+    try:
+        made = [(problem.text, problem.family) for problem in resolve("heldout.problems", name)(n)]
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"heldout.problems {name!r} gives no {n} problems, each with a text and a family"
+            f" ({type(error).__name__}: {error}): lower heldout.n, or mend or name another function"
+        ) from error
+    if len(made) != n:
+        raise UserError(
+            f"heldout.problems {name!r} gives {len(made)} problems where heldout.n asks for {n}:"
+            " lower heldout.n, or mend or name another function"
+        )
 
 
 def _check_reward_models(config: RunConfig) -> None:

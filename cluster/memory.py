@@ -61,6 +61,7 @@ def measure(
     """
     # transformers takes seconds to import, which --help should not pay.
     import torch  # noqa: PLC0415
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from transformers import (  # noqa: PLC0415
         AutoConfig,
         AutoModelForCausalLM,
@@ -75,6 +76,11 @@ def measure(
             " hub id that this machine can reach (hf download fetches it where there is network,"
             f" HF_TOKEN opens gated ones): {_first_line(error)}"
         ) from None
+    except StrictDataclassError as error:
+        raise UserError(
+            f"{key} {path!r}: its config.json is wrong, put the right one there:"
+            f" {' '.join(str(error).split())}"
+        ) from error
     kind = AutoModelForSequenceClassification if reward else AutoModelForCausalLM
     try:
         with torch.device("meta"):
@@ -85,16 +91,25 @@ def measure(
             f"{key} {path!r}: a model of the type {config.model_type!r} cannot serve as"
             f" {wanted}: {_first_line(error)}"
         ) from error
-    heads = config.num_attention_heads
+    # A model of text and images keeps the numbers of its language model in a section.
+    text = config.get_text_config()
+    needed = ("num_attention_heads", "num_hidden_layers", "hidden_size", "vocab_size")
+    for name in (*needed, "max_position_embeddings"):
+        if getattr(text, name, None) is None:
+            raise UserError(
+                f"{key} {path!r}: a model of the type {config.model_type!r} has no {name}, which"
+                " its memory follows from: name a transformer with attention"
+            )
+    heads = text.num_attention_heads
     return ModelSize(
         parameters=sum(p.numel() for p in model.parameters()),
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        feed_forward=getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
-        context=config.max_position_embeddings,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        feed_forward=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_size=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        vocabulary=text.vocab_size,
+        context=text.max_position_embeddings,
     )
 
 

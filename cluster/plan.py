@@ -23,6 +23,15 @@ COLOCATED_ENGINES = "rollout"
 
 
 @dataclass(frozen=True)
+class _Gpu:
+    """A GPU of this machine as the driver knows it."""
+
+    index: str
+    uuid: str
+    gib: float
+
+
+@dataclass(frozen=True)
 class Load:
     """Memory of one GPU (or of one node's main memory): GiB needed at the worst moment."""
 
@@ -172,7 +181,10 @@ def _placement_lines(plan: Plan) -> list[str]:
 
 def _memory_lines(plan: Plan) -> list[str]:
     if plan.parameters is None:
-        return ["Memory     not estimated: the model is made when the run starts"]
+        return [
+            "Memory     not estimated and not checked: the model is made when the run starts, and"
+            " its size is known only then"
+        ]
     lines = ["Memory of one actor, GiB (estimated)"]
     for fleet, parts in plan.parts.items():
         lines.append(f"  {fleet:<22}{_sum(parts)}")
@@ -200,11 +212,25 @@ def nodes_from(cluster: Path | None) -> tuple[str, list[NodeConfig]]:
     return ("the running Ray cluster", live) if live else ("this machine", [this_machine()])
 
 
+def ray_resources(machine: NodeConfig) -> dict[str, int]:
+    """What `ray.init` is told of this machine, so that Ray gives out what the plan counted."""
+    return {"num_cpus": int(machine.cpus), "num_gpus": machine.gpus}
+
+
 def this_machine() -> NodeConfig:
-    """The node this process runs on; asks the driver of NVIDIA's GPUs, and takes none."""
+    """The node this process runs on, with the CPUs and NVIDIA GPUs that it may use; takes none."""
+    return _machine(_visible(_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def _whole_machine() -> NodeConfig:
+    """The node with all its GPUs: Ray hides them from a task that reserves none."""
+    return _machine(_gpus())
+
+
+def _machine(gpus: Sequence[_Gpu]) -> NodeConfig:
     import psutil  # noqa: PLC0415
 
-    memory = _gpu_memory_gib()
+    memory = [gpu.gib for gpu in gpus]
     return NodeConfig(
         name=os.uname().nodename,
         gpus=len(memory),
@@ -214,13 +240,37 @@ def this_machine() -> NodeConfig:
     )
 
 
-def _gpu_memory_gib() -> list[float]:
-    query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+def _visible(gpus: Sequence[_Gpu], setting: str | None) -> list[_Gpu]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves; None where it is not set.
+
+    Its ids are indices or (the first letters of) UUIDs; as CUDA has it, an id that no GPU has
+    hides itself and whatever follows.
+    """
+    if setting is None:
+        return list(gpus)
+    found: list[_Gpu] = []
+    for name in filter(None, (part.strip() for part in setting.split(","))):
+        # The driver's list has no slices; a slice has at most the memory of a GPU.
+        slices = [gpu for gpu in gpus if name.startswith("MIG-")]
+        named = [gpu for gpu in gpus if name == gpu.index or _starts(gpu.uuid, name)] or slices
+        if not named:
+            break
+        found.append(min(named, key=lambda gpu: gpu.gib))
+    return found
+
+
+def _starts(uuid: str, name: str) -> bool:
+    return name.startswith("GPU-") and uuid.startswith(name)
+
+
+def _gpus() -> list[_Gpu]:
+    query = ["nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)
     except (FileNotFoundError, subprocess.CalledProcessError):
         return []
-    return [float(line) / 1024 for line in done.stdout.split()]
+    rows = (line.split(", ") for line in done.stdout.splitlines())
+    return [_Gpu(index, uuid, float(mib) / 1024) for index, uuid, mib in rows]
 
 
 def _live_nodes() -> list[NodeConfig]:
@@ -243,7 +293,7 @@ def _live_nodes() -> list[NodeConfig]:
                 f" ({str(error).splitlines()[0]})"
             ) from error
     try:
-        describe = ray.remote(num_cpus=0)(this_machine)
+        describe = ray.remote(num_cpus=0)(_whole_machine)
         alive = [node for node in ray.nodes() if node["Alive"]]
         found = [
             describe.options(

@@ -143,6 +143,8 @@ class Playing:
             "queries": self.config.queries,
             "answers": self.config.answers,
             "seed": self.config.seed,
+            "staleness": self.config.staleness,
+            "rewards": sorted(part.name for part in self.config.rewards.parts),
         }
 
     async def _serve_metrics(self) -> None:

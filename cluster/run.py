@@ -24,9 +24,9 @@ import ray
 from cluster.claim import claimed
 from cluster.initial import initial_model, pinned
 from cluster.inputs import check_prompts
-from cluster.plan import make_plan, nodes_from
+from cluster.plan import make_plan, nodes_from, ray_resources, this_machine
 from cluster.playing import Playing
-from cluster.rundir import logged, open_run, reopen_run
+from cluster.rundir import check_unchanged, logged, open_run, reopen_run
 from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
@@ -77,6 +77,7 @@ def _run(config: RunConfig) -> None:
         return
     started = time.perf_counter()
     with claimed(config.run_dir), logged(config.run_dir):
+        check_unchanged(config)
         model = initial_model(config)
         seconds = {"base_model": time.perf_counter() - started}
         if config.model.make is not None:
@@ -102,7 +103,9 @@ def connect() -> None:
     if "RAY_ADDRESS" in os.environ:
         ray.init(**options)
     else:
-        ray.init(address="local", include_dashboard=False, **options)
+        # What the plan counted, which Ray may count otherwise.
+        resources = ray_resources(this_machine())
+        ray.init(address="local", include_dashboard=False, **resources, **options)
 
 
 async def _play(playing: Playing) -> None:

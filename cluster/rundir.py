@@ -73,6 +73,15 @@ def logged(run_dir: Path) -> Iterator[None]:
             handler.close()
 
 
+def check_unchanged(config: RunConfig) -> None:
+    """Refuse where another start has written its own configuration since this one looked.
+
+    To be called by who holds the claim; nobody writes then.
+    """
+    if differences(load_resolved(config.run_dir), config):
+        raise UserError(f"{config.run_dir} was taken by another start just now: choose another")
+
+
 def _never_began(run_dir: Path) -> bool:
     """Whether a mistake ended the run before anything of it was made that could be lost."""
     made = {path.name for path in run_dir.iterdir()} - {RESOLVED, DRIVER, KEPT, LOGS}

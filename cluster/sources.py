@@ -66,7 +66,7 @@ class Challenges(Protocol):
 class AdmissionGate(Protocol):
     """The admission gate (`actors.gate`)."""
 
-    def check(self, query: Query, seen: set[str]) -> str | None:
+    async def check(self, query: Query, seen: set[str]) -> str | None:
         """None where the query may be trained on, else why not."""
         ...
 
@@ -108,7 +108,7 @@ class ChallengerSource:
             waiting = []
             async with contextlib.aclosing(self._sampled(tickets)) as sampled:
                 async for query in sampled:
-                    judged = self._judged(query, round_.seen)
+                    judged = await self._judged(query, round_.seen)
                     if isinstance(judged, Rejected):
                         reasons[judged.reason] += 1
                         last = query.text
@@ -142,8 +142,8 @@ class ChallengerSource:
         generator = self.seeds.generator(Purpose.DRAW, *place)
         return self.config.tasks[generator.choice(len(self._shares), p=self._shares)]
 
-    def _judged(self, query: Query, seen: set[str]) -> Query | Rejected:
-        reason = self.gate.check(query, seen)
+    async def _judged(self, query: Query, seen: set[str]) -> Query | Rejected:
+        reason = await self.gate.check(query, seen)
         if reason is not None:
             return Rejected(query, reason)
         seen.add(query.text)

@@ -31,7 +31,7 @@ from actors.roles import (
 )
 from actors.rollout import RolloutActor
 from cluster.dataset import load_rows
-from cluster.fleet import CatchUp, Fleet
+from cluster.fleet import CatchUp, Fleet, all_or_none
 from cluster.game import Game, GameLedger, Pending
 from cluster.players import (
     Challenger,
@@ -135,26 +135,22 @@ class Wired:
     async def start(self) -> None:
         """Start every actor at once; the first that cannot start ends the others.
 
-        On a shared GPU one after the other, the learner last: an engine takes whatever else grows
-        there while it starts for memory of its own.
+        Those that share a GPU start one after the other, before the rest: an engine takes whatever
+        else grows there while it starts for memory of its own.
         """
-        if self.policy.colocated:
-            for fleet in self.fleets.values():
+        fleets = self.fleets.values()
+        for fleet in fleets:
+            if fleet.shares_gpus:
                 await fleet.start()
-            await self.learner.start()
-            return
-        starts = [self.learner.start(), *(fleet.start() for fleet in self.fleets.values())]
-        tasks = [asyncio.ensure_future(start) for start in starts]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
+        others = [fleet.start() for fleet in fleets if not fleet.shares_gpus]
+        await all_or_none([self.learner.start(), *others])
 
     async def stop(self) -> None:
-        """End every actor."""
+        """End every actor, and the gate's process."""
         await asyncio.gather(
-            *(fleet.stop() for fleet in self.fleets.values()), return_exceptions=True
+            *(fleet.stop() for fleet in self.fleets.values()),
+            self.prompts.gate.close(),
+            return_exceptions=True,
         )
         with contextlib.suppress(RayError):
             self.learner.stop()

@@ -10,10 +10,14 @@ from configs.rewards import REFERENCE_VERIFIERS, VERIFIER_RESTART_S, VerifierPar
 if TYPE_CHECKING:
     from configs.schema import RunConfig
 
+TRAINABLE_QUERIES = 2
+"""Fewest queries of one iteration that the Challenger learns anything from."""
+
 
 def check_agreement(config: RunConfig) -> None:
     """Raise ValueError with one clear sentence where two sections contradict each other."""
     _check_algorithm(config)
+    _check_mix(config)
     _check_references(config)
     _check_learnability(config)
     _check_sampling(config)
@@ -48,6 +52,24 @@ def _check_algorithm(config: RunConfig) -> None:
             "algorithm lsp rewards the Challenger with quality or learnability;"
             " minus_v is lsp_zero's",
         )
+
+
+def _check_mix(config: RunConfig) -> None:
+    """The Challenger's baseline is the mean over its queries: a query alone has advantage 0."""
+    if config.source.kind != "mix" or config.challenger.alpha == 0:
+        return
+    # The data set gives an iteration at most its share of the queries, rounded up. A share is a
+    # decimal fraction: 5 × (1 − 0.6) leaves two.
+    own = 1 - config.source.dataset_share
+    left = round(config.queries * own, 9)
+    _demand(
+        left >= TRAINABLE_QUERIES,
+        "source.kind mix with challenger.alpha above 0 needs two Challenger queries in every"
+        f" iteration, and queries {config.queries} × (1 − source.dataset_share"
+        f" {config.source.dataset_share:g}) is {left:g}: set queries to"
+        f" {math.ceil(round(TRAINABLE_QUERIES / own, 9))} or more, lower source.dataset_share, or"
+        " set challenger.alpha to 0",
+    )
 
 
 def _check_references(config: RunConfig) -> None:
@@ -134,12 +156,11 @@ def _check_fleets(config: RunConfig) -> None:
 
 def _check_verifier_deadlines(config: RunConfig) -> None:
     """Calls queue up in a verifier's actor, and one that waits must not look hung."""
-    in_hand = (config.staleness + 1) * config.queries * config.answers
+    in_hand = config.answers_in_hand
     for place, part in enumerate(config.rewards.parts):
         if not isinstance(part, VerifierPart):
             continue
-        # All at one actor: the others may be restarting, or not be there any more.
-        needed = in_hand * (part.answer_deadline_s + VERIFIER_RESTART_S)
+        needed = part.needed_s(in_hand)
         key = f"rewards.parts.{place}"
         _demand(
             part.fleet.deadline_s >= needed,
@@ -147,7 +168,7 @@ def _check_verifier_deadlines(config: RunConfig) -> None:
             f" is at work: (staleness + 1) × queries × answers is {in_hand}, and if each takes"
             f" {key}.answer_deadline_s {part.answer_deadline_s:g} and {VERIFIER_RESTART_S:g} s for"
             f" a new process, the last one waits for {math.ceil(needed)} s: set"
-            f" {key}.fleet.deadline_s to {math.ceil(needed)} or more, or lower"
+            f" {key}.fleet.deadline_s to {math.ceil(needed)} or more or leave it out, or lower"
             f" {key}.answer_deadline_s",
         )
 

@@ -17,7 +17,8 @@ def resolve(key: str, name: str) -> Callable[..., Any]:
         name: Checked already to be of that form (`configs.base.FunctionName`).
 
     Raises:
-        UserError: There is no such module or function, or it is not callable.
+        UserError: There is no such module or function, the module raises when it is imported, or
+            the function is not callable.
     """
     try:
         function = pkgutil.resolve_name(name)
@@ -25,6 +26,11 @@ def resolve(key: str, name: str) -> Callable[..., Any]:
         raise UserError(
             f"{key} {name!r} cannot be imported: {error}: name a module that Python finds from"
             " here, and a function in it"
+        ) from error
+    except Exception as error:
+        raise UserError(
+            f"{key} {name!r} cannot be imported, its module raises {type(error).__name__}:"
+            f" {error}: mend the module, or name another"
         ) from error
     if not callable(function):
         raise UserError(f"{key} {name!r} is a {type(function).__name__}, not a function")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from configs.base import Config, Dtype
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of a running mean one step keeps."""
 
 
 class KLConfig(Config):
@@ -42,8 +45,8 @@ class LearnerConfig(Config):
     """Of the forward and backward; the optimiser's master weights are float32."""
     learning_rate: float = Field(default=3e-6, gt=0)
     """3e-6 for LSP and LSP-Zero, 1e-6 for GRPO in the paper."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """AdamW's. The paper does not name the optimiser."""
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    """AdamW's, from 0 to below 1. The paper does not name the optimiser."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's."""
     gradient_clip: float = Field(default=1.0, ge=0)

@@ -33,18 +33,25 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises UserError, one line per problem, each naming the key, the file and what is allowed.
     """
-    values = read_yaml(path)
+    return configured(RunConfig, read_yaml(path), overrides, str(path))
+
+
+def configured(kind: type[C], values: dict[str, Any], overrides: Sequence[str], origin: str) -> C:
+    """`values` with `a.b=c` overrides applied (in place), as a configuration of that kind.
+
+    `origin` says where the values were written. Raises UserError as `load` does.
+    """
     written = {override.partition("=")[0]: override for override in overrides}
     for override in overrides:
-        _apply(values, override, path)
+        _apply(values, override, origin)
 
     def source(key: str) -> str:
         for dotted, override in written.items():
             if key and (f"{key}.".startswith(f"{dotted}.") or dotted.startswith(f"{key}.")):
                 return f"override {override}"
-        return str(path)
+        return origin
 
-    return validate(RunConfig, values, source)
+    return validate(kind, values, source)
 
 
 def validate(kind: type[C], values: dict[str, Any], source: Any) -> C:
@@ -100,7 +107,7 @@ def _parse(text: str, source: str) -> Any:
         raise UserError(f"{source}: not valid YAML: {error}") from None
 
 
-def _apply(values: dict[str, Any], override: str, path: Path) -> None:
+def _apply(values: dict[str, Any], override: str, origin: str) -> None:
     """Set the dotted key of one override in `values`, in place."""
     dotted, equals, text = override.partition("=")
     steps = dotted.split(".")
@@ -109,32 +116,34 @@ def _apply(values: dict[str, Any], override: str, path: Path) -> None:
     target: Any = values
     for depth, step in enumerate(steps[:-1]):
         here = ".".join(steps[: depth + 1])
-        target = _enter(target, step, f"override {override}: {here}", path)
+        target = _enter(target, step, f"override {override}: {here}", origin)
     value = _parse(text, f"override {override}")
-    _put(target, steps[-1], value, f"override {override}: {dotted}", path)
+    _put(target, steps[-1], value, f"override {override}: {dotted}", origin)
 
 
-def _enter(target: Any, step: str, where: str, path: Path) -> Any:
+def _enter(target: Any, step: str, where: str, origin: str) -> Any:
     if isinstance(target, list):
-        return target[_index(target, step, where, path)]
+        return target[_index(target, step, where, origin)]
     child = target.get(step)
     if child is None:
         child = target[step] = {}
     if not isinstance(child, dict | list):
-        raise UserError(f"{where} is {child!r} in {path} and has no keys of its own")
+        raise UserError(f"{where} is {child!r} in {origin} and has no keys of its own")
     return child
 
 
-def _put(target: Any, step: str, value: Any, where: str, path: Path) -> None:
+def _put(target: Any, step: str, value: Any, where: str, origin: str) -> None:
     if isinstance(target, list):
-        target[_index(target, step, where, path)] = value
+        target[_index(target, step, where, origin)] = value
     else:
         target[step] = value
 
 
-def _index(target: list[Any], step: str, where: str, path: Path) -> int:
+def _index(target: list[Any], step: str, where: str, origin: str) -> int:
     if not step.isdecimal() or int(step) >= len(target):
-        raise UserError(f"{where}: {path} has the items 0 to {len(target) - 1} there, not {step!r}")
+        raise UserError(
+            f"{where}: {origin} has the items 0 to {len(target) - 1} there, not {step!r}"
+        )
     return int(step)
 
 

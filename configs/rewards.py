@@ -10,8 +10,12 @@ from pydantic import Field, model_validator
 from configs.base import Config, FunctionName, SamplingConfig
 from configs.fleets import EngineConfig, FleetConfig, JudgeConfig
 
-REFERENCE_VERIFIERS = ("rewards.verifier:exact_match", "rewards.verifier:math_verify")
-"""Built-in verifiers that compare with a reference answer."""
+REFERENCE_VERIFIERS = (
+    "rewards.verifier:exact_match",
+    "rewards.verifier:math_verify",
+    "rewards.code:tests_pass",
+)
+"""Built-in verifiers that need a reference: an answer to compare with, or tests to pass."""
 
 VERIFIER_RESTART_S = 2.0
 """What a new process in the place of a hung or crashed one is taken to cost, in seconds."""
@@ -30,6 +34,7 @@ class PreferencePart(RewardPart):
     """A one-label sequence classifier's raw score of (query, answer)."""
 
     kind: Literal["preference"] = "preference"
+    """What tells this kind of part."""
     model: str
     """Folder or hub id of the classifier, for example Skywork/Skywork-Reward-V2-Llama-3.2-3B."""
     fleet: EngineConfig = EngineConfig(context=8192)
@@ -39,17 +44,19 @@ class PreferencePart(RewardPart):
 class VerifierFleetConfig(FleetConfig):
     """A fleet of verifiers, each of which takes the answers one by one."""
 
-    deadline_s: float = Field(default=3600.0, gt=0)
+    deadline_s: float = Field(default=600.0, gt=0)
     """Seconds one call may take, its wait behind the others included, before its actor counts as
     hung and is replaced; a dead actor is noticed at once whatever this is. At least (staleness +
     1) × queries × answers × (`answer_deadline_s` + 2), so that hung answers alone never get
-    there: while others restart, one actor may hold every call."""
+    there: while others restart, one actor may hold every call. Where it is not given, a run
+    raises it to that."""
 
 
 class VerifierPart(RewardPart):
     """A function `(query, answer, reference) -> float`, run in a process that can be killed."""
 
     kind: Literal["verifier"] = "verifier"
+    """What tells this kind of part."""
     function: FunctionName
     """For example playground.language:verify or rewards.verifier:exact_match."""
     needs_reference: bool | None = None
@@ -61,6 +68,21 @@ class VerifierPart(RewardPart):
     """Score of an answer whose verifier hung, crashed or raised."""
     fleet: VerifierFleetConfig = VerifierFleetConfig()
     """Its actors."""
+
+    def needed_s(self, in_hand: int) -> float:
+        """Seconds that one actor takes at most over `in_hand` answers.
+
+        All of them at one: the others may be restarting, or not be there any more.
+        """
+        return in_hand * (self.answer_deadline_s + VERIFIER_RESTART_S)
+
+    def with_deadline(self, in_hand: int) -> VerifierPart:
+        """The part with a fleet that waits long enough, where its user set no deadline."""
+        if "deadline_s" in self.fleet.model_fields_set:
+            return self
+        deadline_s = max(self.fleet.deadline_s, self.needed_s(in_hand))
+        fleet = self.fleet.model_copy(update={"deadline_s": deadline_s})
+        return self.model_copy(update={"fleet": fleet})
 
 
 Part = Annotated[PreferencePart | VerifierPart, Field(discriminator="kind")]

@@ -10,7 +10,7 @@ import datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from configs.base import Config, FunctionName, SamplingConfig
 from configs.checks import check_agreement
@@ -121,7 +121,10 @@ class GateConfig(Config):
     """Strict, cheap checks that decide whether a Challenger query enters training."""
 
     task_verifier: FunctionName | None = None
-    """A function `(query) -> str | None`: None where it reads the query as a task, else why not."""
+    """A function `(query) -> str | None`: None where it reads the query as a task, else why not.
+    It runs in a process of its own, so it may hang or crash: that rejects the query."""
+    deadline_s: float = Field(default=5.0, gt=0)
+    """Seconds for `task_verifier` over one query; one that takes it longer is rejected."""
     min_characters: int = Field(default=4, ge=1)
     """Shorter queries count as empty."""
     echo_words: int = Field(default=12, ge=3)
@@ -175,20 +178,38 @@ class RunConfig(Config):
     staleness: int = Field(default=0, ge=0)
     """How many published versions generation may run ahead; 0 is the paper's on-policy game."""
     model: ModelConfig
+    """The model that plays both roles."""
     challenger: ChallengerConfig = ChallengerConfig()
+    """The role that writes the queries."""
     solver: SolverConfig = SolverConfig()
+    """The role that answers them."""
     source: SourceConfig = SourceConfig()
+    """Where queries come from."""
     gate: GateConfig = GateConfig()
+    """Which of the Challenger's queries enter training."""
     rewards: RewardsConfig
+    """What an answer and a query are worth."""
     rollout: RolloutConfig = RolloutConfig()
+    """The engines that play both roles."""
     learner: LearnerConfig = LearnerConfig()
+    """Optimiser, loss and DeepSpeed."""
     publish: PublishConfig = PublishConfig()
+    """How new weights reach the engines."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the state is saved."""
     faults: FaultConfig = FaultConfig()
+    """What counts as too much."""
     heldout: HeldoutConfig | None = None
+    """What is measured before and after the run; null: nothing."""
     metrics: MetricsConfig = MetricsConfig()
+    """Where Prometheus finds the run."""
     colocate: bool = False
     """Learner and rollout engines share their GPUs; engines sleep while it learns."""
+
+    @property
+    def answers_in_hand(self) -> int:
+        """Most answers that wait for their rewards at one time."""
+        return _in_hand(self.staleness, self.queries, self.answers)
 
     @property
     def preference_parts(self) -> list[PreferencePart]:
@@ -217,7 +238,24 @@ class RunConfig(Config):
         fleets |= {f"reward_{part.name}": part.fleet for part in self.rewards.parts}
         return fleets
 
+    @field_validator("rewards")
+    @classmethod
+    def _verifiers_have_time(cls, rewards: RewardsConfig, info: ValidationInfo) -> RewardsConfig:
+        sizes = ("staleness", "queries", "answers")
+        if not all(name in info.data for name in sizes):
+            return rewards  # what is wrong with that one is reported
+        in_hand = _in_hand(**{name: info.data[name] for name in sizes})
+        parts = [
+            part.with_deadline(in_hand) if isinstance(part, VerifierPart) else part
+            for part in rewards.parts
+        ]
+        return rewards.model_copy(update={"parts": parts})
+
     @model_validator(mode="after")
     def _sections_agree(self) -> RunConfig:
         check_agreement(self)
         return self
+
+
+def _in_hand(staleness: int, queries: int, answers: int) -> int:
+    return (staleness + 1) * queries * answers

@@ -13,6 +13,7 @@ its fleet restarts it, and the new one catches up before it plays.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Mapping, Sequence
@@ -112,15 +113,17 @@ class Verifier:
 
     async def expect(self, version: int, members: Mapping[str, ActorHandle]) -> Expected:
         """Ask the learner for the right answers; a member shows which tensors can be compared."""
-        if self._names is None and members:
-            self._names = await self._comparable(*next(iter(members.items())))
+        for name, member in members.items():
+            if self._names is None:
+                with contextlib.suppress(*LOST):  # then another shows it
+                    self._names = await self._comparable(name, member)
         names = self._names or []
         checksums = await self._learner.checksums(names, self._dtype) if names else {}
         return Expected(version, checksums, await self._learner.probe(self._probe))
 
     async def verify(self, name: str, member: ActorHandle, expected: Expected) -> float:
         """Return the mean |Δ log-probability| of the probe; raise StaleWeightsError if wrong."""
-        version = await self.await_member(name, "its version", member.version.remote())
+        version = await self.version_of(name, member)
         if version != expected.version:
             raise StaleWeightsError(
                 f"{name} reports policy version {version} after version {expected.version}"
@@ -131,6 +134,10 @@ class Verifier:
             name, "the parity probe", member.probe.remote(self._probe)
         )
         return self._compare_probe(name, logprobs, expected)
+
+    async def version_of(self, name: str, member: ActorHandle) -> int:
+        """Ask a member which version it serves."""
+        return await self.await_member(name, "its version", member.version.remote())
 
     async def await_member(self, name: str, what: str, ref: Any) -> Any:
         """Await a call on a member; TimeoutError names the member and what it was asked."""
@@ -253,7 +260,7 @@ class VllmPublisher:
 
     A newcomer's weights come out of the learner, which must hold those published last. A transfer
     that breaks counts as the loss of all its members: those that did not cause it hold half an
-    update, and may be blocked in the collective.
+    update, and may be blocked in the collective. A member that died before is left out of it.
     """
 
     def __init__(
@@ -274,13 +281,17 @@ class VllmPublisher:
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """Bring the learner's present weights, as `version`, to all members, and verify them."""
         started = time.perf_counter()
-        broken = await self._sent(version, members)
-        expected = await self._verifier.expect(version, {} if broken else members)
+        alive, lost = await on_each(members, self._verifier.version_of)
+        reached = {name: members[name] for name in alive}
+        broken = await self._sent(version, reached)
+        if broken:
+            lost |= dict.fromkeys(reached, broken)
+            reached = {}
+        expected = await self._verifier.expect(version, reached)
         self._expected = expected
         verify = self._verifier.verify
-        reached = {} if broken else members
-        parity, lost = await on_each(reached, lambda n, m: verify(n, m, expected))
-        lost |= dict.fromkeys(members, broken) if broken else {}
+        parity, silent = await on_each(reached, lambda n, m: verify(n, m, expected))
+        lost |= silent
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
     async def catch_up(self, name: str, member: ActorHandle) -> None:
@@ -295,6 +306,8 @@ class VllmPublisher:
 
     async def _sent(self, version: int, members: Mapping[str, ActorHandle]) -> str:
         """Send to all members; return what broke the transfer, "" where nothing did."""
+        if not members:
+            return ""
         try:
             await self._learner.send_weights(version, members, self._backend)
         except LOST as error:

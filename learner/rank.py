@@ -7,6 +7,7 @@ the same order.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from actors.packing import checksum
 from actors.records import TokenIds
@@ -175,9 +177,10 @@ class Rank:
     def save(self, folder: Path) -> Sizes:
         """Write this rank's part of DeepSpeed's state into `folder`; return the files it sees."""
         state = {"world": self.place.world, "zero_stage": self.config.zero_stage}
-        self.engine.save_checkpoint(
-            str(folder), tag=DEEPSPEED_TAG, client_state=state, save_latest=False
-        )
+        with _writing(folder):
+            self.engine.save_checkpoint(
+                str(folder), tag=DEEPSPEED_TAG, client_state=state, save_latest=False
+            )
         return sizes(folder / DEEPSPEED_TAG)
 
     def load(self, folder: Path) -> None:
@@ -193,9 +196,10 @@ class Rank:
             return {}
         from transformers import AutoTokenizer  # noqa: PLC0415 (rank 0 alone needs it)
 
-        self.model.save_pretrained(folder, state_dict=state)
         tokenizer = AutoTokenizer.from_pretrained(self.model_path, **self._source)
-        tokenizer.save_pretrained(folder)
+        with _writing(folder):
+            self.model.save_pretrained(folder, state_dict=state)
+            tokenizer.save_pretrained(folder)
         return sizes(folder)
 
     # --- one step ---
@@ -325,6 +329,24 @@ class Rank:
             self.model_path, config=config, dtype=self.dtype, **self._source
         )
         return ScoringModel(model, self.config.logprob_chunk)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Say what a disk does that fills up, which torch and safetensors tell by errors of their own.
+
+    An OSError is left to `learner.checkpoint`.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"checkpoint folder {folder} cannot be written ({said}): free some space, then continue"
+            " the run with selfplay resume"
+        ) from error
 
 
 def _size(scoring: ScoringModel) -> dict[str, int]:

@@ -115,7 +115,7 @@ def connect(
     dtype: torch.dtype = getattr(torch, config.rollout.dtype)
     buffer_bytes = config.publish.buffer_mib * MIB
 
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+    def begin() -> Iterator[tuple[str, torch.Tensor]]:
         if rank.device.type == "cuda":
             # vLLM reads on streams of its own, which do not wait for what the optimiser has queued.
             torch.cuda.synchronize(rank.device)
@@ -123,10 +123,12 @@ def connect(
         everywhere = backend == "ipc"
         return rank.tensors(dtype, buffer_bytes, rank.device, on_every_rank=everywhere)
 
+    tensors = Passes(begin)
     shapes = tensor_shapes(rank.model)
     factory = TrainerSender if _has_trainer_factory() else StaticSender
     packed_bytes = max(buffer_bytes, _largest(shapes, dtype)) if backend == "ipc" else buffer_bytes
-    return factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
+    sender = factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
+    return WholePasses(sender, tensors)
 
 
 def _largest(shapes: Shapes, dtype: torch.dtype) -> int:
@@ -143,6 +145,55 @@ def _answer(ref: ray.ObjectRef[Any]) -> None:
 
 
 Tensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]
+
+
+class Passes:
+    """The learner's tensors, pass by pass: `begin` starts one.
+
+    Gathering a sharded tensor is a collective: a pass that one rank leaves in the middle leaves
+    the others in it, and their next collectives would meet in the wrong order.
+    """
+
+    def __init__(self, begin: Tensors) -> None:
+        self._begin = begin
+        self._pass: Iterator[tuple[str, torch.Tensor]] | None = None
+
+    def __call__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Begin the pass of a send."""
+        self._pass = self._begin()
+        return self._pass
+
+    def forget(self) -> None:
+        """No pass has begun."""
+        self._pass = None
+
+    def finish(self) -> None:
+        """Go through what is left of the pass, or through all of one that never began."""
+        for _ in self._begin() if self._pass is None else self._pass:
+            pass
+
+
+class WholePasses:
+    """A sender that takes part in every collective of a send, also where the send fails."""
+
+    def __init__(self, sender: Sender, tensors: Passes) -> None:
+        self._sender = sender
+        self._tensors = tensors
+
+    def send(self, version: int) -> None:
+        """See `Sender`."""
+        self._tensors.forget()
+        try:
+            self._sender.send(version)
+        except Exception:
+            self._tensors.finish()
+            raise
+
+    def shutdown(self) -> None:
+        """See `Sender`."""
+        self._sender.shutdown()
+
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

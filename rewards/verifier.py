@@ -7,6 +7,11 @@ this module imports little, since that process imports it.
 
 from __future__ import annotations
 
+import re
+
+_DELIMITER = re.compile(r"(?<!\\)(?:\\\\)*\$|\\boxed")
+"""What begins mathematics in a reference; an escaped `\\$` is an amount of money."""
+
 
 def exact_match(query: str, answer: str, reference: str | None) -> float:
     """Return whether the answer is the reference, white space at the ends and its amount aside."""
@@ -28,7 +33,7 @@ def math_verify(query: str, answer: str, reference: str | None) -> float:
 
     wanted = _wanted(reference)
     # Outside of a delimiter the library reads numbers only, not formulas.
-    delimited = wanted if "$" in wanted or "\\boxed" in wanted else f"${wanted}$"
+    delimited = wanted if _DELIMITER.search(wanted) else f"${wanted}$"
     # Its own deadlines (by SIGALRM, 0 is none) would count a hang as a wrong answer; ours kill.
     gold = parse(delimited, parsing_timeout=0)
     if not gold:

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -14,14 +21,6 @@ from configs.schema import GateConfig
 OURS = PromptFile.load(CHALLENGER_PROMPT, CHALLENGER_SLOTS)
 
 
-def even_length(query: str) -> str | None:
-    return None if len(query) % 2 == 0 else "odd"
-
-
-def upset(query: str) -> str | None:
-    raise ValueError(query)
-
-
 def written(text: str, finish_reason: str = "stop") -> Query:
     ids = np.zeros(1, dtype=np.int32)
     made = Completion(ids, ids, text, finish_reason, 0, 0, 0)
@@ -32,21 +31,35 @@ def gate(prompt: PromptFile = OURS, fits: bool = True, **settings: object) -> Ga
     return Gate(GateConfig.model_validate(settings), prompt, lambda query: fits)
 
 
+def judged(gate: Gate, query: Query, seen: set[str]) -> str | None:
+    return asyncio.run(gate.check(query, seen))
+
+
+@contextlib.asynccontextmanager
+async def obedient(**settings: object) -> AsyncIterator[Callable[[str], Awaitable[str | None]]]:
+    """A gate whose task verifier obeys the queries, as a function of their text."""
+    strict = gate(task_verifier="tests.actors.task_verifiers:obey", **settings)
+    try:
+        yield lambda text: strict.check(written(text), set())
+    finally:
+        await strict.close()
+
+
 def test_a_good_query_is_admitted():
-    assert gate().check(written("Sort the letters of b d a c."), {"another"}) is None
+    assert judged(gate(), written("Sort the letters of b d a c."), {"another"}) is None
 
 
 def test_a_query_of_a_data_set_has_no_completion_and_is_not_cut_off():
-    assert gate().check(Query("g0", "What is three?"), set()) is None
+    assert judged(gate(), Query("g0", "What is three?"), set()) is None
 
 
 @pytest.mark.parametrize("text", ["", "abc"])
 def test_empty(text: str):
-    assert gate().check(written(text), set()) == "empty"
+    assert judged(gate(), written(text), set()) == "empty"
 
 
 def test_cut_off_by_the_token_limit():
-    assert gate().check(written("Sort the letters", "length"), set()) == "cut_off"
+    assert judged(gate(), written("Sort the letters", "length"), set()) == "cut_off"
 
 
 @pytest.mark.parametrize(
@@ -59,51 +72,107 @@ def test_cut_off_by_the_token_limit():
     ],
 )
 def test_echo_of_markers_or_prompt(text: str):
-    assert gate().check(written(text), set()) == "echo"
+    assert judged(gate(), written(text), set()) == "echo"
 
 
 def test_fewer_words_in_a_row_than_the_limit_are_no_echo():
     text = "Is it true that a language task is made of pairs?"
-    assert gate().check(written(text), set()) is None
-    assert gate(echo_words=6).check(written(text), set()) == "echo"
+    assert judged(gate(), written(text), set()) is None
+    assert judged(gate(echo_words=6), written(text), set()) == "echo"
 
 
 def test_the_template_is_expected_in_the_query_and_no_echo():
     template = "Take the following letters and put every one of them into its place of the alphabet"
     prompt = PromptFile("Fill in:\n{{template}}\nabout {{task}}.", CHALLENGER_SLOTS)
-    assert gate(prompt).check(written(template + ": b a"), set()) is None
+    assert judged(gate(prompt), written(template + ": b a"), set()) is None
 
 
 def test_words_next_to_the_template_are_no_markers():
     prompt = PromptFile("Write\n{{template}}\nNow\n{{task}}", CHALLENGER_SLOTS)
-    assert gate(prompt).check(written("Write down what comes Now."), set()) is None
+    assert judged(gate(prompt), written("Write down what comes Now."), set()) is None
 
 
 def test_runs_of_words_do_not_reach_across_a_slot():
     prompt = PromptFile("one two three {{task}} four five six {{template}}", CHALLENGER_SLOTS)
-    assert gate(prompt, echo_words=4).check(written("one two three four five six"), set()) is None
+    assert judged(gate(prompt, echo_words=4), written("one two three four five six"), set()) is None
 
 
 def test_duplicate_within_the_iteration():
-    assert gate().check(written("Sort b a."), {"Sort b a."}) == "duplicate"
+    assert judged(gate(), written("Sort b a."), {"Sort b a."}) == "duplicate"
 
 
 def test_no_room_for_an_answer():
-    assert gate(fits=False).check(written("Sort b a."), set()) == "too_long"
+    assert judged(gate(fits=False), written("Sort b a."), set()) == "too_long"
 
 
-def test_the_task_verifier_gives_its_reason():
-    strict = gate(task_verifier="tests.actors.test_gate:even_length")
-    assert strict.check(written("four"), set()) is None
-    assert strict.check(written("fives"), set()) == "task_odd"
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("four", None),
+        ("fives", "task_odd"),
+        ("raise", "task_error"),
+        ("true", "task_error"),
+        ("crash", "task_crashed"),
+        ("hang", "task_hung"),
+    ],
+)
+def test_what_the_task_verifier_does_costs_its_query_only(text: str, reason: str | None):
+    async def reasons() -> list[str | None]:
+        async with obedient(deadline_s=1.0) as check:
+            return [await check(one) for one in (text, "four", "fives")]
+
+    assert asyncio.run(reasons()) == [reason, None, "task_odd"]
 
 
-def test_a_task_verifier_that_fails_rejects_the_query():
-    strict = gate(task_verifier="tests.actors.test_gate:upset")
-    assert strict.check(written("Sort b a."), set()) == "task_error"
+def test_the_loop_goes_on_while_the_task_verifier_hangs():
+    async def ticks() -> int:
+        async with obedient(deadline_s=1.0) as check:
+            await check("four")  # or its start would be counted
+            hung, n = asyncio.ensure_future(check("hang")), 0
+            while not hung.done():
+                await asyncio.sleep(0.01)
+                n += 1
+            assert hung.result() == "task_hung"
+            return n
+
+    assert asyncio.run(ticks()) > 20
 
 
-def test_a_task_verifier_that_is_not_there_is_named():
-    for name in ("tests.actors.test_gate:absent", "absent_module:verify"):
-        with pytest.raises(UserError, match=f"gate.task_verifier '{name}' cannot be imported"):
-            gate(task_verifier=name)
+def test_a_query_with_another_fault_does_not_reach_the_task_verifier():
+    async def reason() -> str | None:
+        async with obedient(min_characters=6) as check:
+            return await check("crash")
+
+    assert asyncio.run(reason()) == "empty"
+
+
+def test_one_process_judges_all_queries_and_is_gone_afterwards():
+    async def processes() -> set[str | None]:
+        async with obedient() as check:
+            return {await check("process") for _ in range(3)}
+
+    (found,) = asyncio.run(processes())
+    pid = str(found).removeprefix("task_")
+    assert int(pid) != os.getpid()
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_an_end_does_not_wait_longer_than_the_query_in_hand(caplog: pytest.LogCaptureFixture):
+    async def cancelled() -> None:
+        async with obedient(deadline_s=0.5) as check:
+            await check("four")
+            waiting = [asyncio.ensure_future(check("hang")) for _ in range(20)]
+            await asyncio.sleep(0.1)
+            for one in waiting:
+                one.cancel()
+
+    started = time.monotonic()
+    asyncio.run(cancelled())
+    assert time.monotonic() - started < 8
+    assert [record.message.count("hung") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize("name", ["tests.actors.task_verifiers:absent", "absent_module:verify"])
+def test_a_task_verifier_that_is_not_there_is_named(name: str):
+    with pytest.raises(UserError, match=f"gate.task_verifier '{name}' cannot be used"):
+        judged(gate(task_verifier=name), written("Sort b a."), set())

@@ -102,7 +102,7 @@ class Gate:
     def __init__(self, bad: set[str] | None = None) -> None:
         self.bad = bad or set()
 
-    def check(self, query: Query, seen: set[str]) -> str | None:
+    async def check(self, query: Query, seen: set[str]) -> str | None:
         if query.group_id in self.bad:
             return "task_unreadable"
         return "duplicate" if query.text in seen else None

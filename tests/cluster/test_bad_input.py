@@ -160,11 +160,12 @@ BAD = {
         "model.make 'playground.base_model:bild' cannot be imported",
     ),
 }
-FUNCTIONS = ["gate.task_verifier", "heldout.problems", "heldout.identity"]
+FUNCTIONS = ["heldout.problems", "heldout.identity"]
 for key in FUNCTIONS:
     for name in ("playground.langage:verify", "playground.language:veryfy"):
         BAD[f"{key}={name}"] = ([f"{key}={name}"], f"{key} '{name}' cannot be imported: ")
 for key, said in (
+    ("gate.task_verifier", "gate.task_verifier"),
     ("heldout.verifier", "heldout.verifier"),
     ("rewards.parts.0.function", "rewards.parts.solved.function"),
 ):

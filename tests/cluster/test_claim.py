@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -102,3 +103,11 @@ def test_stopping_what_does_not_run_says_so(run_dir: Path):
         stop_driver(run_dir)
     with pytest.raises(UserError, match="is no run directory"):
         stop_driver(run_dir.parent)
+
+
+def test_two_who_look_at_once_do_not_take_each_other_for_the_driver(run_dir: Path):
+    (run_dir / DRIVER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    with (run_dir / DRIVER).open() as another_look:
+        fcntl.flock(another_look, fcntl.LOCK_SH)
+        with pytest.raises(UserError, match="is not running"):
+            stop_driver(run_dir)

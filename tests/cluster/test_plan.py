@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import ray
 
 from cluster.memory import ModelSize, learner_parts, measure, resting_gib
 from cluster.placement import Demand, NodeConfig, demands, place
-from cluster.plan import make_plan, nodes_from, render, this_machine
+from cluster.plan import make_plan, nodes_from, ray_resources, render, this_machine
 from configs.errors import UserError
 from configs.load import load
 from tests.models import make_tokenizer
@@ -95,7 +96,7 @@ def test_a_colocated_gpu_is_counted_at_the_worse_of_its_two_phases(llama):
 
 def test_the_quickstart_fits_two_cores_and_says_what_it_does_not_know():
     plan = make_plan(load(CONFIGS / "quickstart.yaml"), [LAPTOP])
-    assert "not estimated: the model is made when the run starts" in render(plan)
+    assert "not estimated and not checked: the model is made when the run starts" in render(plan)
 
 
 def test_more_gpus_than_there_are_names_who_asks(llama):
@@ -150,6 +151,30 @@ def test_a_model_of_another_kind_is_named(tmp_path, llama):
     # Beside the tied embeddings, which both have, a classifier has one row of 3,072 numbers.
     whole = measure("model.path", str(llama["3b"])).parameters
     assert measure(key, str(llama["3b"] / "reward"), reward=True).parameters == whole + 3072
+
+
+def test_a_model_without_attention_is_named_with_what_it_lacks(tmp_path):
+    shape = {"model_type": "mamba", "hidden_size": 16, "num_hidden_layers": 1, "vocab_size": 32}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    with pytest.raises(UserError, match=r"model\.path .*'mamba' has no num_attention_heads"):
+        measure("model.path", str(tmp_path))
+
+
+def test_a_wrong_value_in_a_models_config_is_named(tmp_path):
+    save_shape(tmp_path, LLAMA | SHAPES["1b"] | {"hidden_size": "wide"})
+    with pytest.raises(
+        UserError, match=r"model\.path .*config\.json is wrong.*hidden_size"
+    ) as told:
+        measure("model.path", str(tmp_path))
+    assert "\n" not in str(told.value)
+
+
+def test_a_model_of_text_and_images_is_measured_by_its_text(tmp_path):
+    text = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 16}
+    shape = {"model_type": "gemma3", "text_config": text | {"vocab_size": 320}}
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    size = measure("model.path", str(tmp_path))
+    assert (size.layers, size.hidden, size.head_size, size.vocabulary) == (2, 64, 16, 320)
 
 
 def test_a_model_that_leaves_its_mlp_at_the_usual_width_is_measured(tmp_path):
@@ -239,3 +264,60 @@ def test_this_machine_is_described_without_a_gpu_being_taken():
     machine = this_machine()
     assert machine.cpus >= 1
     assert machine.memory_gib > 1
+
+
+class Described:
+    """`ray.remote(...)` whose task runs here, its GPUs hidden as Ray hides them."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def options(self, **_: Any) -> Described:
+        return self
+
+    def remote(self) -> NodeConfig:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            return self.function()
+
+
+def test_a_node_of_a_running_cluster_has_its_gpus_memory(monkeypatch, three_gpus):
+    node = {"Alive": True, "NodeID": "a" * 56, "NodeManagerHostname": "n"}
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: [node | {"Resources": {"CPU": 4.0, "GPU": 3.0}}])
+    monkeypatch.setattr(ray, "remote", lambda **_: Described)
+    monkeypatch.setattr(ray, "get", lambda found, timeout: found)
+    (machine,) = nodes_from(None)[1]
+    assert (machine.cpus, machine.gpus, machine.gpu_gib) == (4, 3, 40)
+
+
+@pytest.fixture
+def three_gpus(monkeypatch) -> None:
+    """NVIDIA's driver lists three GPUs, of 80, 40 and 80 GiB."""
+    listed = "0, GPU-aaaa-1, 81920\n1, GPU-bbbb-2, 40960\n2, GPU-cccc-3, 81920\n"
+    monkeypatch.setattr(
+        subprocess, "run", lambda query, **_: subprocess.CompletedProcess(query, 0, listed)
+    )
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "gib"),
+    [
+        (None, 3, 40),
+        ("", 0, 0),
+        ("-1", 0, 0),
+        ("0,2", 2, 80),
+        ("1", 1, 40),
+        ("GPU-bbbb", 1, 40),
+        ("GPU-aaaa-1, GPU-cccc-3", 2, 80),
+        ("0,7,2", 1, 80),
+        ("MIG-dddd", 1, 40),
+    ],
+)
+def test_this_machine_has_the_gpus_that_are_visible(monkeypatch, three_gpus, visible, gpus, gib):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    machine = this_machine()
+    assert (machine.gpus, machine.gpu_gib) == (gpus, gib)
+    assert ray_resources(machine) == {"num_cpus": machine.cpus, "num_gpus": gpus}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.claim import claimed
-from cluster.rundir import open_run
+from cluster.rundir import check_unchanged, open_run
 from configs.errors import UserError
 from configs.load import load, load_resolved
 
@@ -23,7 +23,7 @@ def test_the_same_run_is_continued_and_another_refused(tmp_path: Path):
     assert open_run(config(run_dir)) is False
     assert open_run(config(run_dir)) is True
     (run_dir / "games").mkdir()
-    with pytest.raises(UserError, match=r"another configuration \(queries: 32 → 16\)"):
+    with pytest.raises(UserError, match=r"another configuration \(queries: 32 → 16[;)]"):
         open_run(config(run_dir, "queries=16"))
     assert load_resolved(run_dir).queries == 32
 
@@ -38,6 +38,16 @@ def test_a_run_that_never_began_gives_way_to_its_correction(tmp_path: Path):
     assert open_run(config(run_dir, "queries=16")) is False
     assert load_resolved(run_dir).queries == 16
     assert not (run_dir / "model.json").exists()
+
+
+def test_a_start_that_was_overtaken_by_another_is_refused(tmp_path: Path):
+    mine, other = config(tmp_path / "run"), config(tmp_path / "run", "seed=1")
+    open_run(mine)
+    open_run(other)  # before the first has claimed the run
+    with claimed(tmp_path / "run"):
+        check_unchanged(other)
+        with pytest.raises(UserError, match="was taken by another start"):
+            check_unchanged(mine)
 
 
 def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):

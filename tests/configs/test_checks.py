@@ -1,4 +1,4 @@
-"""A verifier's actor at work never looks hung: its fleet's deadline holds every call in hand."""
+"""Sections that contradict each other, and what one section takes from another."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from configs.load import load
+from configs.load import load, load_resolved, save_resolved
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 PART = "rewards.parts.0"
 SMALL = ["queries=4", "answers=3", f"{PART}.answer_deadline_s=8"]
 """12 answers of 8 s, and 2 s each for a new process: 120 s for one round."""
+MIX = ["source.kind=mix", "source.dataset={path: rows.jsonl}"]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,28 @@ def test_the_deadline_of_a_verifiers_fleet_holds_every_answer_in_hand(more, need
         with_deadline(needed - 0.5)
     assert f"set {PART}.fleet.deadline_s to {needed} or more" in str(caught.value)
     assert f"lower {PART}.answer_deadline_s" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("more", "deadline"),
+    [([], 600), (["staleness=9"], 1200), (["queries=8", "staleness=4"], 1200)],
+    ids=["the default is enough", "rounds ahead", "more answers"],
+)
+def test_a_deadline_that_nobody_set_is_long_enough_and_stays_so(more, deadline, tmp_path):
+    config = load(QUICKSTART, [*SMALL, *more])
+    assert config.verifier_parts[0].fleet.deadline_s == deadline
+    save_resolved(config, tmp_path)
+    assert load_resolved(tmp_path) == config
+
+
+@pytest.mark.parametrize(("queries", "share"), [(4, 0.5), (5, 0.6), (10, 0.8), (3, 0.3)])
+def test_a_mix_leaves_the_challenger_two_queries_to_compare(queries, share):
+    sizes = [f"queries={queries}", f"source.dataset_share={share}"]
+    assert load(QUICKSTART, [*MIX, *sizes]).queries == queries
+    more = [f"queries={queries - 1}", f"source.dataset_share={share}"]
+    with pytest.raises(UserError, match=rf"source\.dataset_share .*: set queries to {queries} or"):
+        load(QUICKSTART, [*MIX, *more])
+    load(QUICKSTART, [*MIX, *more, "challenger.alpha=0"])
 
 
 def test_other_fleets_have_no_such_limit():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,33 @@ def test_a_crash_while_a_checkpoint_is_replaced_leaves_the_old_one(tmp_path, mon
     write(store, 1, version=3)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "latest"]
     assert read_state(store.latest()) == {"version": 3}
+
+
+FILL = """
+import resource, signal, sys
+import torch
+from pathlib import Path
+from safetensors.torch import save_file
+from configs.errors import UserError
+from learner.rank import _writing
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+folder, big = Path(sys.argv[1]), torch.zeros(100_000)
+for write in (lambda: torch.save(big, folder / "a.pt"),
+              lambda: save_file({"a": big}, folder / "b.safetensors")):
+    try:
+        with _writing(folder):
+            write()
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_fills_up_is_one_sentence_whoever_writes(tmp_path):
+    """torch and safetensors raise errors of their own, no OSError."""
+    done = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2
+    assert all(f"checkpoint folder {tmp_path} cannot be written" in line for line in lines)

@@ -73,6 +73,8 @@ class Engine:
         self.at_version = version - ("old version" in self.faults)
 
     async def version(self) -> int:
+        if "gone" in self.faults:
+            raise RayActorError()
         return self.at_version
 
     async def checksums(self, names):
@@ -208,11 +210,23 @@ def test_a_broken_transfer_is_the_loss_of_all_its_members(error):
         weights.steps, weights.error = 1, error
         report = await published.publish(2, members)
         assert list(report.lost) == ["a", "b"]
+        assert (await published.publish(2, {})).lost == {}  # while all of them restart
         assert str(error) in report.lost["a"]
         weights.error = None
         fresh = Engine()
         await published.catch_up("a", fresh)
         assert (fresh.at_version, fresh.served) == (2, 1)
+
+    asyncio.run(play())
+
+
+def test_a_member_that_died_before_a_transfer_is_left_out_of_it():
+    async def play():
+        weights = Weights()
+        published = VllmPublisher(weights, CONFIG, "float32", PROBE, "nccl")
+        report = await published.publish(1, {"a": Engine(), "b": Engine("gone")})
+        assert weights.sent == [(1, ["a"])]
+        assert list(report.lost) == ["b"]
 
     asyncio.run(play())
 

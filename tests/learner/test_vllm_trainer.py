@@ -16,7 +16,14 @@ import torch
 
 from configs.load import load
 from learner.rank import Place
-from learner.vllm_trainer import MembersClient, StaticSender, TrainerSender, connect
+from learner.vllm_trainer import (
+    MembersClient,
+    Passes,
+    StaticSender,
+    TrainerSender,
+    WholePasses,
+    connect,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
@@ -213,3 +220,35 @@ def test_a_tensor_larger_than_the_buffer_fits_the_buffer_of_ipc(monkeypatch, bac
     connect(rank, config, {}, backend)
     expected = 128256 * 2048 * 2 if grows else 256 << 20
     assert opened[0].packed_buffer_size_bytes == expected
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_a_send_that_fails_still_goes_through_every_tensor(read):
+    """Or the other ranks of ZeRO-3 wait in a gather that this one never comes to."""
+    gathered = []
+
+    def begin():
+        for name, tensor in tensors():
+            gathered.append(name)
+            yield name, tensor
+
+    passes = Passes(begin)
+
+    class Failing:
+        def send(self, version):
+            if version == 1:
+                return list(passes())
+            if read:
+                given = passes()
+                for _ in range(read):
+                    next(given)
+            raise TimeoutError("['x'] have not answered")
+
+        def shutdown(self):
+            pass
+
+    sender = WholePasses(Failing(), passes)
+    sender.send(1)
+    with pytest.raises(TimeoutError):
+        sender.send(2)
+    assert gathered == ["a", "b", "a", "b"]

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.function_process import find_function
 from configs.errors import UserError
 from configs.rewards import REFERENCE_VERIFIERS, VerifierPart
 from rewards.killable import KillableVerifier, score_apart
 from rewards.verifier import exact_match, math_verify
-from rewards.verifier_process import find_function
 
 OBEY = "tests.rewards.verifiers:obey"
 PART = VerifierPart(name="obeys", function=OBEY, answer_deadline_s=1.0, failed_score=-1.0)
@@ -64,6 +64,10 @@ def test_exact_match():
         ("first 42, no: 41", "42", 0.0),
         ("I do not know.", "42", 0.0),
         ("1,000", "\\boxed{1000}", 1.0),
+        ("She pays \\boxed{36}.", "\\$36", 1.0),
+        ("She pays \\boxed{\\$32,348}.", "\\$32,\\!348", 1.0),
+        ("She pays \\boxed{63}.", "\\$36", 0.0),
+        ("It is 5 dollars.", "$\\$5$", 1.0),
     ],
 )
 def test_math_verify(answer, reference, score):
@@ -75,9 +79,20 @@ def test_math_verify_refuses_a_reference_without_mathematics():
         math_verify("q", "42", "")
 
 
-def test_built_in_verifiers_are_where_the_configuration_says():
-    for name in REFERENCE_VERIFIERS:
-        assert find_function(name)("q", "42", "42") == 1.0
+EXAMPLES = {
+    "rewards.verifier:exact_match": ("42", "42"),
+    "rewards.verifier:math_verify": ("42", "42"),
+    "rewards.code:tests_pass": ("def f(): return 42", "assert f() == 42"),
+}
+"""A right answer and its reference, for each built-in verifier."""
+
+
+@pytest.mark.parametrize("name", REFERENCE_VERIFIERS)
+def test_built_in_verifiers_are_where_the_configuration_says(name, debian_program):
+    if name == "rewards.code:tests_pass":
+        debian_program("bwrap", "bubblewrap")
+    answer, reference = EXAMPLES[name]
+    assert find_function(name)("q", answer, reference) == 1.0
 
 
 def test_one_process_serves_all_batches(verifier):
@@ -88,6 +103,12 @@ def test_each_failure_costs_its_answer_only(verifier):
     answers = ["fine", "hang", "raise", "crash", "true", "exit", "text", "none", "nan", "fine"]
     expected = "scored hung raised crashed scored crashed no_number no_number no_number scored"
     assert kinds(verifier, *answers) == expected.split()
+
+
+def test_a_score_is_whatever_float_takes_but_text(verifier):
+    assert kinds(verifier, "object", "fraction") == ["no_number", "scored"]
+    (outcome,) = verifier.verify([("", "fraction", None)])
+    assert outcome.score == 0.5
 
 
 def test_scores_stay_with_their_answers(verifier):

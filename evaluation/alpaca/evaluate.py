@@ -1,0 +1,203 @@
+"""The two commands: `selfplay evaluate alpaca-eval`, with answers to judge or verdicts to add up.
+
+Both return one JSON object of rates (see `rates.py`). The first writes into its folder:
+
+    model_outputs.json      the model's answers, in AlpacaEval's form
+    reference_outputs.json  those of the model it is compared with, where they were made here
+    replies.jsonl           the judge's replies, paid once
+    annotations.json        the verdicts, in AlpacaEval's form
+    result.json, chart.png  the rates
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.errors import UserError
+from evaluation.alpaca import hub
+from evaluation.alpaca.answers import Contestant, outputs_of
+from evaluation.alpaca.chart import draw
+from evaluation.alpaca.client import read_key
+from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, LengthControlConfig
+from evaluation.alpaca.files import read_object, write_json
+from evaluation.alpaca.instructions import Instruction, load_instructions
+from evaluation.alpaca.judge import Judged, judge_pairs
+from evaluation.alpaca.length import length_controlled, unfit
+from evaluation.alpaca.outputs import Joined, join
+from evaluation.alpaca.pairwise import PairwisePrompt
+from evaluation.alpaca.rates import Rates, summarise
+from evaluation.alpaca.reward_judge import RewardJudge, judge_by_reward
+from evaluation.alpaca.verdicts import Verdicts, read_verdicts, verdicts_of
+
+Say = Callable[[str], None]
+
+
+def aggregate(config: AggregateConfig) -> Rates:
+    """`selfplay evaluate alpaca-eval --annotations FILE`: the rates of verdicts that exist.
+
+    Raises:
+        UserError: A file cannot be used.
+    """
+    verdicts = read_verdicts(config.annotations, config.generator)
+    instructions, problem = _instructions_for(verdicts, config)
+    result = _rates(verdicts, config.length_control, config.base_annotations, instructions)
+    if result["n_without_subset"] and problem:
+        result["notes"].append(f"rows without a subset are in none: {problem}")
+    return result
+
+
+async def evaluate(
+    config: AlpacaEvalConfig,
+    model: Contestant | Path,
+    against: Contestant | Path,
+    out: Path,
+    *,
+    judge: RewardJudge | None = None,
+    say: Say = print,
+) -> Rates:
+    """`selfplay evaluate alpaca-eval RUN|MODEL --against MODEL|FILE`: answer, judge, add up.
+
+    Started again with the same `out` it goes on where it was stopped.
+
+    Args:
+        config: The settings; `config.judge` is needed where there is no `judge`.
+        model: What is evaluated, or a file of its answers.
+        against: What it is compared with, or a file of its answers.
+        out: The folder for the results.
+        judge: A reward model instead of a chat endpoint.
+        say: Takes lines for the user: the cost before it is spent, progress, what is missing.
+
+    Raises:
+        UserError: Something cannot be used; or some pairs have no verdict, after what there is
+            was written: starting again continues.
+    """
+    _check(config, judge)
+    instructions = load_instructions(config.instructions)
+    _same_evaluation(config, model, against, instructions, out)
+    reference_file, model_file = out / "reference_outputs.json", out / "model_outputs.json"
+    # Other seeds for the reference: a model against its own copy is not to meet its own words.
+    seed, settings = len(instructions), config.answers
+    reference = await outputs_of(against, instructions, settings, reference_file, say, seed)
+    outputs = await outputs_of(model, instructions, settings, model_file, say)
+    joined = join(reference, outputs, instructions)
+    for note in joined.notes:
+        say(note)
+    names = (reference.generator, outputs.generator)
+    if judge is not None:
+        judged = await judge_by_reward(joined.pairs, names, judge)
+    else:
+        assert config.judge is not None, "checked above"
+        cache = config.judge.cache or out / "replies.jsonl"
+        judged = await judge_pairs(joined.pairs, names, config.judge, cache, say)
+    for note in judged.notes:
+        say(note)
+    return _finish(config, joined, judged, instructions, out)
+
+
+def _check(config: AlpacaEvalConfig, judge: RewardJudge | None) -> None:
+    """Find what is wrong with the judge before hours of answering."""
+    if judge is not None:
+        return
+    if config.judge is None:
+        raise UserError("judge: name a judge, judge.model and judge.base_url, or a reward model")
+    PairwisePrompt(config.judge)
+    read_key(config.judge)
+
+
+def _finish(
+    config: AlpacaEvalConfig,
+    joined: Joined,
+    judged: Judged,
+    instructions: Sequence[Instruction],
+    out: Path,
+) -> Rates:
+    """Write the verdicts and, where any can be used, the rates and the chart."""
+    write_json(out / "annotations.json", judged.rows)
+    verdicts = verdicts_of(judged.rows)
+    if not verdicts.kept_n.any():
+        raise UserError(
+            judged.unfinished
+            or f"none of the judge's {len(judged.rows)} replies is a verdict: see"
+            f" {out / 'annotations.json'} for what it wrote"
+        )
+    result = _rates(verdicts, config.length_control, config.base_annotations, instructions)
+    result |= {"join": joined.counts, "judging": judged.account}
+    result["notes"] += [*joined.notes, *judged.notes, *filter(None, [judged.unfinished])]
+    write_json(out / "result.json", result)
+    draw({verdicts.model or "model": result}, out / "chart.png")
+    if judged.unfinished:
+        raise UserError(judged.unfinished)
+    return result
+
+
+def _rates(
+    verdicts: Verdicts,
+    length: LengthControlConfig,
+    base_annotations: Path | None,
+    instructions: Sequence[Instruction] | None,
+) -> Rates:
+    """All that can be said of the verdicts."""
+    if instructions is not None:
+        verdicts = verdicts.with_subsets({i.text: i.subset for i in instructions})
+    base = read_verdicts(base_annotations) if base_annotations else None
+    texts = [i.text for i in instructions] if instructions is not None else None
+    control = length_controlled(verdicts, length, texts)
+    result = summarise(verdicts, base, control.preference_n)
+    if control.absent:
+        result["length_controlled_absent"] = control.absent
+    else:
+        result["length_controlled_source"] = control.source
+    return result
+
+
+def _instructions_for(
+    verdicts: Verdicts, config: AggregateConfig
+) -> tuple[list[Instruction] | None, str | None]:
+    """The benchmark's instructions, or why they are not at hand; a file that is named must do."""
+    if config.instructions is not None:
+        return load_instructions(config.instructions), None
+    fitted = config.length_control.weights is None and unfit(verdicts) is None
+    if all(verdicts.subset_n) and not fitted:
+        return None, None
+    try:
+        return load_instructions(hub.fetch(hub.INSTRUCTIONS)), None
+    except hub.UnreachableError as error:
+        return None, str(error)
+
+
+def _same_evaluation(
+    config: AlpacaEvalConfig,
+    model: Contestant | Path,
+    against: Contestant | Path,
+    instructions: Sequence[Instruction],
+    out: Path,
+) -> None:
+    """Refuse a folder that holds another evaluation; note this one in a new folder.
+
+    Answers that are made anew are other texts, and to judge them would be paid anew.
+    """
+    texts = "\0".join(instruction.text for instruction in instructions)
+    mine: dict[str, Any] = {
+        "model": _name(model),
+        "against": _name(against),
+        "answers": config.answers.model_dump(mode="json"),
+        "instructions": hashlib.sha256(texts.encode()).hexdigest(),
+    }
+    path = out / "evaluation.json"
+    if not path.is_file():
+        write_json(path, mine)
+        return
+    found = read_object(path, "the settings of an evaluation")
+    different = [key for key in mine if found.get(key) != mine[key]]
+    if different:
+        raise UserError(
+            f"{out} holds another evaluation, with another value of {', '.join(different)}: name"
+            " another folder, or remove this one"
+        )
+
+
+def _name(contestant: Contestant | Path) -> str:
+    return str(contestant) if isinstance(contestant, Path) else contestant.name

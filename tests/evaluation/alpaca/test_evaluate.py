@@ -1,0 +1,310 @@
+"""Both commands from end to end, with a generator and a judge that are told what to say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import matplotlib.image
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.records import Completion
+from configs.errors import UserError
+from evaluation.alpaca import hub
+from evaluation.alpaca.chart import draw
+from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, ChatJudgeConfig
+from evaluation.alpaca.evaluate import Contestant, aggregate, evaluate
+from evaluation.alpaca.instructions import SUBSETS
+from evaluation.alpaca.reward_judge import RewardJudge
+from evaluation.alpaca.table import table
+from tests.evaluation.alpaca import published
+from tests.evaluation.alpaca.judge_server import GOOD, JudgeServer, completion, error
+
+ROWS = [{"instruction": f"question {i}", "dataset": SUBSETS[i % 5]} for i in range(40)]
+
+
+@pytest.fixture(autouse=True)
+def no_hub(monkeypatch):
+    def fail(filename):
+        raise hub.UnreachableError(f"{filename} cannot be had")
+
+    monkeypatch.setattr(hub, "fetch", fail)
+
+
+class Answers:
+    """Says a good word where its rule holds; remembers what it was asked."""
+
+    def __init__(self, rule) -> None:
+        self.rule = rule
+        self.requests = []
+
+    async def generate(self, requests):
+        await asyncio.sleep(0)
+        self.requests += requests
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request) -> Completion:
+        number = int(request.prompt_token_ids[-1])
+        text = f"  a {GOOD if self.rule(number) else 'plain'} answer, seed {request.seed}\n"
+        ids = request.prompt_token_ids
+        return Completion(ids, ids, text, "stop", 0, 0, request.seed)
+
+
+def encode(text: str) -> np.ndarray:
+    return np.array([1, int(text.split()[-1])], np.int32)
+
+
+def contestant(name, rule) -> Contestant:
+    return Contestant(name, Answers(rule), encode)
+
+
+@pytest.fixture
+def settings(tmp_path):
+    path = tmp_path / "instructions.json"
+    path.write_text(json.dumps(ROWS), "utf-8")
+
+    def make(url: str, **judge) -> AlpacaEvalConfig:
+        chat = {"model": "judge", "base_url": url, "api_key_env": None, "retries": 1} | judge
+        return AlpacaEvalConfig.model_validate({"instructions": path, "judge": chat})
+
+    return make
+
+
+def run(config, model, against, out, **more):
+    more.setdefault("say", lambda line: None)
+    return asyncio.run(evaluate(config, model, against, out, **more))
+
+
+def test_answers_are_made_judged_and_added_up(tmp_path, settings):
+    out, lines = tmp_path / "out", []
+    model = contestant("mine@500", lambda i: i % 4 != 0)
+    base = contestant("base", lambda i: i % 2 == 0)
+    with JudgeServer() as server:
+        result = run(settings(server.url), model, base, out, say=lines.append)
+    # Per four questions: both 2 (tie), base alone 0, mine alone 1 and 3.
+    assert [result[k] for k in ("n_wins", "n_wins_base", "n_draws", "n_total")] == [20, 10, 10, 40]
+    assert result["win_rate"] == 62.5
+    assert result["win_rate_ties_as_losses"] == 50
+    assert set(result["subsets"]) == set(SUBSETS)
+    assert result["judging"]["n_judged_now"] == 40
+    assert result["join"]["n_missing_model"] == 0
+    assert "length_controlled_winrate" not in result
+    assert "df_gamed.csv" in result["length_controlled_absent"]
+    assert json.loads((out / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert any("40 pairs to judge" in line for line in lines)
+
+    outputs = json.loads((out / "model_outputs.json").read_text())
+    assert [row["instruction"] for row in outputs] == [row["instruction"] for row in ROWS]
+    assert outputs[1] == {
+        "dataset": "oasst", "instruction": "question 1", "generator": "mine@500",
+        "output": "a good answer, seed 1",
+    }  # fmt: skip
+    requests = model.generator.requests
+    assert {request.sampling.temperature for request in requests} == {0.01}
+    seeds = [r.seed for r in requests + base.generator.requests]
+    assert len(set(seeds)) == 80, "a model would meet its own words"
+    assert matplotlib.image.imread(out / "chart.png").shape[:2] > (300, 900)
+
+
+def test_the_public_tool_and_our_own_command_read_the_verdicts(tmp_path, settings):
+    import pandas as pd
+    from alpaca_eval.metrics import get_winrate
+
+    out = tmp_path / "out"
+    model, base = contestant("mine", lambda i: i % 3 == 0), contestant("base", lambda i: i % 2 == 0)
+    refuse = lambda n, p: error(400, "no") if "question 7\n" in p else None  # noqa: E731
+    missing = pytest.raises(UserError, match="no verdict on 1 of 40 pairs")
+    with JudgeServer(refuse) as server, missing:
+        run(settings(server.url), model, base, out)
+    theirs = get_winrate(pd.read_json(out / "annotations.json"))
+    ours = aggregate(AggregateConfig(annotations=out / "annotations.json"))
+    result = json.loads((out / "result.json").read_text())
+    for key in ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total"):
+        assert ours[key] == result[key] == pytest.approx(float(theirs[key]))
+    assert ours["n_total"] == 39
+    assert any("no verdict on 1 of 40" in note for note in result["notes"])
+
+
+def test_money_runs_out_and_the_same_command_continues(tmp_path, settings):
+    out = tmp_path / "out"
+    model, base = contestant("mine", lambda i: i % 4 != 0), contestant("base", lambda i: False)
+    empty = error(429, "quota", "insufficient_quota")
+    with JudgeServer(lambda n, p: empty if n >= 15 else None) as server:
+        with pytest.raises(UserError, match=r"no money left.*the same command continues"):
+            run(settings(server.url), model, base, out)
+        assert len(json.loads((out / "annotations.json").read_text())) == 15
+        assert json.loads((out / "result.json").read_text())["n_total"] == 15
+        server.script = lambda n, p: None
+        # Another process has other engines; the answers that were judged are those on disk.
+        other, again = contestant("mine", lambda i: True), contestant("base", lambda i: True)
+        result = run(settings(server.url), other, again, out)
+    assert other.generator.requests == again.generator.requests == []
+    assert result["n_total"] == 40
+    assert result["n_wins"] == 30
+    assert Counter(server.paid).most_common(1)[0][1] == 1
+
+
+def test_nothing_judged_yet_is_a_sentence_and_keeps_the_answers(tmp_path, settings):
+    out = tmp_path / "out"
+    model, base = contestant("mine", lambda i: True), contestant("base", lambda i: False)
+    nothing = pytest.raises(UserError, match="no verdict on 40 of 40")
+    with JudgeServer(lambda n, p: error(402, "pay")) as server, nothing:
+        run(settings(server.url), model, base, out)
+    assert json.loads((out / "annotations.json").read_text()) == []
+    assert (out / "model_outputs.json").is_file()
+    nonsense = pytest.raises(UserError, match="none of the judge's 40 replies is a verdict")
+    with JudgeServer(lambda n, p: completion("I prefer neither")) as server, nonsense:
+        run(settings(server.url), model, base, out)
+
+
+def test_a_folder_holds_one_evaluation(tmp_path, settings):
+    out, base = tmp_path / "out", contestant("base", lambda i: False)
+    with JudgeServer() as server:
+        run(settings(server.url), contestant("mine@1", lambda i: True), base, out)
+        with pytest.raises(UserError, match="another value of model: name another folder"):
+            run(settings(server.url), contestant("mine@2", lambda i: True), base, out)
+        longer = settings(server.url).model_copy(update={"answers": _longer()})
+        with pytest.raises(UserError, match="another value of answers"):
+            run(longer, contestant("mine@1", lambda i: True), base, out)
+    assert len(server.prompts) == 40
+
+
+def _longer():
+    return AlpacaEvalConfig.model_validate({"answers": {"max_tokens": 9}}).answers
+
+
+def test_answers_from_files_are_joined_and_said(tmp_path, settings):
+    base, mine = tmp_path / "base.json", tmp_path / "mine.json"
+    base.write_text(json.dumps([r | {"output": "plain", "generator": "base"} for r in ROWS]))
+    rows = [r | {"output": f"a {GOOD} one", "generator": "mine"} for r in ROWS[::-1][:30]]
+    mine.write_text(json.dumps(rows + rows[:2]))
+    lines = []
+    with JudgeServer() as server:
+        result = run(settings(server.url), mine, base, tmp_path / "out", say=lines.append)
+    assert (result["model"], result["reference"]) == ("mine", "base")
+    assert result["n_wins"] == result["n_total"] == 30
+    assert result["join"]["n_missing_model"] == 10
+    assert result["join"]["n_doubled_model"] == 2
+    assert any("lacks 10 of 40 answers" in line for line in lines)
+    assert any("another order" in note for note in result["notes"])
+    assert not (tmp_path / "out" / "model_outputs.json").exists()
+
+
+def test_a_reward_model_judges(tmp_path, settings):
+    class Lengths:
+        async def score(self, query, answers):
+            if query == "question 5":
+                return np.array([1.0, np.nan])
+            return np.array([float(len(answer)) for answer in answers])
+
+    base, mine = tmp_path / "base.json", tmp_path / "mine.json"
+    base.write_text(json.dumps([r | {"output": "1234", "generator": "base"} for r in ROWS]))
+    said = ["12345", "123", "4321", "1234"]
+    rows = [r | {"output": said[i % 4], "generator": "mine"} for i, r in enumerate(ROWS)]
+    mine.write_text(json.dumps(rows))
+    config = settings("http://unused/v1").model_copy(update={"judge": None})
+    with pytest.raises(UserError, match="name a judge"):
+        run(config, mine, base, tmp_path / "out")
+    result = run(config, mine, base, tmp_path / "out", judge=RewardJudge("lengths", Lengths()))
+    assert [result[k] for k in ("n_wins", "n_wins_base", "n_draws", "n_dropped")] == [10, 9, 20, 1]
+    assert result["judge"] == "lengths"
+    assert result["judging"]["n_unscored"] == 1
+    assert "1 pairs could not be scored" in table(result)
+
+
+def test_verdicts_on_the_base_give_a_paired_difference(tmp_path):
+    def write(name, preferences):
+        rows = [r | {"preference": p, "generator_2": name}
+                for r, p in zip(ROWS, preferences, strict=True)]  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        return tmp_path / f"{name}.json"
+
+    mine, base = write("mine", [2.0] * 30 + [1.0] * 10), write("base", [2.0] * 10 + [1.5] * 30)
+    result = aggregate(AggregateConfig(annotations=mine, base_annotations=base))
+    against = result["against_base"]
+    assert against["n_paired"] == 40
+    assert against["win_rate_difference"] == pytest.approx(75 - 62.5)
+    assert against["win_rate_ties_as_losses_difference"] == pytest.approx(75 - 25)
+    low, high = against["ci95_win_rate_ties_as_losses_difference"]
+    assert low < 50 < high
+    assert result["n_without_subset"] == 0
+
+
+def test_rows_without_subset_and_without_instructions_say_why(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([{"instruction": "x", "preference": 2}]))
+    result = aggregate(AggregateConfig(annotations=path))
+    assert result["subsets"] == {}
+    assert result["n_without_subset"] == 1
+    assert any("cannot be had" in note for note in result["notes"])
+
+
+@published.needs_data
+def test_the_table_says_what_the_rates_say():
+    result = aggregate(AggregateConfig(annotations=published.HARD))
+    lines = table(result).splitlines()
+    assert lines[0].startswith("alpaca-7b against text_davinci_003 judged by alpaca_eval_gpt4")
+    overall = next(line.split() for line in lines if line.startswith("overall"))
+    assert overall[1:6] == ["805", "25.5", "2.0", "72.5", "26.5"]
+    assert [line.split()[0] for line in lines[4:9]] == list(SUBSETS)
+    assert any("no length-controlled win rate: " in line for line in lines)
+
+
+def test_half_characters_are_replaced_before_they_are_sent(tmp_path, settings):
+    base, mine = tmp_path / "base.json", tmp_path / "mine.json"
+    base.write_text(json.dumps([r | {"output": "plain", "generator": "base"} for r in ROWS]))
+    mine.write_text(json.dumps([r | {"output": "half \ud83d", "generator": "mine"} for r in ROWS]))
+    with JudgeServer() as server:
+        result = run(settings(server.url), mine, base, tmp_path / "out")
+    assert result["n_draws"] == 40
+    assert "half ?" in server.prompts[0]
+
+
+def test_the_chart_holds_several_models(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([r | {"preference": 1 + i % 2} for i, r in enumerate(ROWS)]))
+    result = aggregate(AggregateConfig(annotations=path))
+    draw({"one": result}, tmp_path / "one.png")
+    draw({"one": result, "two": result, "three": result}, tmp_path / "three.png")
+    one, three = (matplotlib.image.imread(tmp_path / f"{n}.png").shape for n in ("one", "three"))
+    assert three[0] > 1.8 * one[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": "j", "promt": "x"}, "promt"),
+        ({"model": "j", "base_url": "localhost:8000/v1"}, "address"),
+        ({"model": "j", "base_url": "https://user:sk-secret@host/v1"}, "no key or password"),
+        ({"model": "j", "labels": ["m", "m"]}, "two different words"),
+        ({"model": "j", "max_cost": 3}, "max_cost needs price"),
+        ({"model": "j", "extra_body": {"stream": True}}, "stream is no extra field"),
+        ({"model": "j", "concurrency": 0}, "concurrency"),
+        ({}, "model"),
+    ],
+)
+def test_settings_that_are_refused(values, said):
+    with pytest.raises(ValidationError, match=said):
+        ChatJudgeConfig.model_validate(values)
+
+
+def test_the_key_is_named_where_it_is_missing(tmp_path, settings, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    model, base = contestant("mine", lambda i: True), contestant("base", lambda i: False)
+    config = settings("http://127.0.0.1:9/v1", api_key_env="NO_SUCH_KEY")
+    with pytest.raises(UserError, match="the environment has no NO_SUCH_KEY"):
+        run(config, model, base, tmp_path / "out")
+    assert model.generator.requests == [], "hours of answers before the key was looked for"
+    key = tmp_path / "key.txt"
+    key.write_text("  sk-from-a-file\n")
+    with JudgeServer() as server:
+        config = settings(server.url, api_key_file=str(key))
+        result = run(config, model, base, tmp_path / "out")
+    assert set(server.keys) == {"Bearer sk-from-a-file"}
+    assert "sk-from" not in json.dumps(result)
+    key.write_text("")
+    with pytest.raises(UserError, match="is empty"):
+        run(settings("http://127.0.0.1:9/v1", api_key_file=str(key)), model, base, tmp_path / "new")
