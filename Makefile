@@ -23,7 +23,7 @@ UV := $(VENV)/bin/python -m uv
 SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer figures
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer figures replicate replicate-kl
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -74,6 +74,12 @@ bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOT
 
 figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (about an hour)
 	$(PYTHON) -m benchmarks.selfplay
+
+replicate: $(READY)  ## Play the paper's table in miniature, five seeds; goes on where it stopped
+	$(PYTHON) -m benchmarks.replicate
+
+replicate-kl: $(READY)  ## Play the paper's KL term against three others, three seeds
+	$(PYTHON) -m benchmarks.replicate --kl
 
 .venv-peer/.installed: requirements/peer.txt | $(VENV)/.installed
 	python3 -m venv .venv-peer

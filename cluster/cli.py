@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.cli_evaluate import add_evaluate
+from cluster.cli_experiment import add_experiment
 from cluster.faults import RunError
 from configs.errors import UserError, disk_fault
 
@@ -28,6 +29,7 @@ examples:
   selfplay train configs/llama-3.2-3b-lsp.yaml rollout.replicas=6 seed=1
   selfplay resume runs/llama-3.2-3b-lsp                  continue after a stop or a crash
   selfplay evaluate math runs/llama-3.2-3b-lsp           how good is it: also coding, ifeval, …
+  selfplay experiment configs/experiments/paper-v3.yaml  baselines and chains, compared
   selfplay report runs/llama-3.2-3b-lsp                  one HTML page
   selfplay export runs/llama-3.2-3b-lsp my-model         a Hugging Face checkpoint
 
@@ -85,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "resume", _resume, "continue a run that stopped or crashed")
     _add(commands, "stop", _stop, "ask a run to write a checkpoint and end")
     add_evaluate(commands)
+    add_experiment(commands)
     _add(commands, "report", _report, "write RUN/report.html: curves, sample games, settings")
     export = _add(commands, "export", _export, "copy out the newest Hugging Face checkpoint")
     export.add_argument("target", metavar="DIR", type=Path, help="a folder that does not exist yet")

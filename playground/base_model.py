@@ -23,15 +23,16 @@ from playground import abilities
 from playground.training import Recipe, train
 
 HERE = Path(__file__).parent
+APART = ("abilities.py", "base_model.py", "training_problems.py")
 
 
 def _fingerprint(seed: int, recipe: Recipe) -> str:
     """Hash of everything that decides the weights."""
     digest = hashlib.sha256()
-    # How a model is measured does not change it.
+    # How a model is measured, and what it is trained on later, does not change it.
     sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".py", ".txt"))
     for path in sources:
-        if path.name not in ("abilities.py", "base_model.py"):
+        if path.name not in APART:
             digest.update(path.relative_to(HERE).as_posix().encode() + path.read_bytes())
     facts = {
         "seed": seed,

@@ -232,6 +232,7 @@ def run_dir(places: dict[str, Path], tmp_path: Path) -> Path:
             (draft.folder / name).mkdir()
             (draft.folder / name / "weights").write_text("weights")
         shape = {"queries": config.queries, "answers": config.answers, "seed": config.seed}
+        shape |= {"staleness": config.staleness, "rewards": ["solved"]}
         draft.state = {"iteration": 2, "version": 2, "model": identity} | shape
     return folder
 

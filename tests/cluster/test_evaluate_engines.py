@@ -84,7 +84,7 @@ def test_coding_of_a_model(model, data, tmp_path, debian_program):
         f"data.mbpp={data / 'mbpp.jsonl'}", "limit=2", FEW,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "humaneval  pass@1  2      0.0  [0.0, 65.8]" in done.stdout
+    assert "humaneval  pass@1  2       0.0  [0.0, 65.8]" in done.stdout
     rows = answers(tmp_path)
     assert [row["task"] for row in rows] == ["HumanEval/0", "HumanEval/1", "MBPP/11", "MBPP/12"]
     assert {row["verdict"] for row in rows} <= {"failed", "crashed"}

@@ -1,0 +1,139 @@
+"""`make replicate`: the paper's table in miniature; `make replicate-kl`: its KL against others.
+
+    python -m benchmarks.replicate [--kl] [--seeds 0 1 2 3 4]
+
+Plays configs/experiments/playground.yaml (or playground-kl.yaml); stages that have ended are not
+played again, one that was interrupted is continued. Writes benchmarks/results/replication.json,
+.md and .png (or replication-kl.*). docs/replication.md says how each number is defined.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from cluster.experiment import run_experiment
+from cluster.experiment_results import figures_of
+from cluster.faults import RunError
+from configs.errors import UserError
+from configs.experiments import load_experiment
+from evaluation.experiment_page import Curves, between, draw, markdown, percent, points, table
+from evaluation.replication import WATCHED, drift, questions
+from playground.verdicts import criteria
+
+EXPERIMENTS = Path("configs/experiments")
+KL_WATCHED = ("kl_solver", "kl_challenger", *WATCHED)
+
+
+def main() -> int:
+    """Play what is missing, then write the figures; 1 where a stage failed."""
+    parser = measure.parser(__doc__)
+    parser.add_argument("--kl", action="store_true", help="compare forms of the KL term")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the experiment's")
+    options = parser.parse_args()
+    name = "playground-kl" if options.kl else "playground"
+    try:
+        config = load_experiment(EXPERIMENTS / f"{name}.yaml", options.seeds)
+        failed = run_experiment(config)
+    except (UserError, RunError) as error:
+        print(f"selfplay: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("selfplay: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    figures, curves = figures_of(config, quality)
+    stem = measure.RESULTS / ("replication-kl" if options.kl else "replication")
+    answers = drifts(curves) if options.kl else questions(figures, curves)
+    key = "over_time" if options.kl else "questions"
+    measure.write(stem.with_suffix(".json"), {**figures, key: answers, "missing": failed})
+    page = (
+        markdown(figures, failed) + "\n" + (drift_table(answers) if options.kl else told(answers))
+    )
+    stem.with_suffix(".md").write_text(page, "utf-8")
+    draw(figures, curves, stem.with_suffix(".png"))
+    print(page)
+    return 1 if failed else 0
+
+
+def quality(query: str, answer: str) -> float:
+    """Points 0…7 by the exact rules that the playground's judge was taught.
+
+    They are used for all methods alike: LSP-Zero and GRPO play without a judge, and the judge of
+    the others is a model that can be wrong.
+    """
+    return float(sum(criteria(query, answer)))
+
+
+def drifts(curves: Curves) -> dict[str, Any]:
+    """By method, what changed from the first fifth of the run to the last."""
+    return {
+        method: {key: drift(by_seed, key) for key in KL_WATCHED}
+        for method, by_seed in curves.items()
+    }
+
+
+def told(answers: Mapping[str, Any]) -> str:
+    """The four questions with their figures, as Markdown."""
+    beats = answers["does_data_free_self_play_beat_the_base"]
+    adds = answers["does_self_play_add_to_grpo"]
+    return (
+        "\n\n".join(
+            [
+                "Does data-free self-play beat the base? Percentage points above it:",
+                table(
+                    ["method", "difference", "95% interval"], [difference_row(one) for one in beats]
+                ),
+                "How much of GRPO's gain does it recover? Share of the gain, in %:",
+                table(
+                    ["method", "share", "95% interval"],
+                    [share_row(name, one) for name, one in share_items(answers)],
+                ),
+                "Does LSP-Zero degenerate where LSP does not? First fifth of the run → last fifth:",
+                drift_table(answers["does_lsp_zero_degenerate"]).rstrip(),
+                "Does self-play add to a model trained on data? Points above GRPO:",
+                table(
+                    ["method", "difference", "95% interval"],
+                    [difference_row(adds)] if adds else [],
+                ),
+            ]
+        )
+        + "\n"
+    )
+
+
+def share_items(answers: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The shares of GRPO's gain that could be taken."""
+    shares = answers["share_of_grpo_gain_recovered"]
+    return [(name, one) for name, one in shares.items() if one is not None]
+
+
+def share_row(name: str, one: Mapping[str, Any]) -> list[str]:
+    """A method's share of GRPO's gain."""
+    return [name, percent(one["share"]), between(one["ci95"])]
+
+
+def difference_row(test: Mapping[str, Any]) -> list[str]:
+    """A paired difference."""
+    return [test["method"], points(test["difference"]), between(test["ci95"], signed=True)]
+
+
+def drift_table(drifting: Mapping[str, Any]) -> str:
+    """First fifth → last fifth of each curve, by method."""
+    keys = list(next(iter(drifting.values()), {}))
+    rows = [
+        [method, *(f"{figure(one[key]['first'])} → {figure(one[key]['last'])}" for key in keys)]
+        for method, one in drifting.items()
+    ]
+    return table(["method", *keys], rows) + "\n"
+
+
+def figure(value: float | None) -> str:
+    """A figure to three digits."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

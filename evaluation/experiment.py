@@ -1,0 +1,257 @@
+"""Compares the methods of an experiment: held-out rates over seeds, win/tie/loss, paired tests.
+
+A rate is the share of a run's held-out problems that greedy answers solve. Rates are fractions.
+How each figure is defined is said in docs/replication.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from configs.errors import UserError
+from evaluation.intervals import Booleans, paired_difference
+from evaluation.run_files import Row, read_games, read_history, read_summary
+
+Floats = npt.NDArray[np.float64]
+Rows = Sequence[Mapping[str, Any]]
+Points = Callable[[str, str], float]
+"""(query, answer) → quality, 0…7."""
+
+LEVEL = 0.95
+CURVES = ("v", "quality", "admitted", "distinct", "new", "kl_solver", "kl_challenger", "entropy")
+"""What `over_time` follows."""
+
+
+def compare(
+    runs: Mapping[str, Mapping[int, Sequence[Path]]], bases: Mapping[int, Path]
+) -> dict[str, Any]:
+    """Methods and tests of an experiment.
+
+    Args:
+        runs: By method and seed, the run directories of its stages; none for the base model.
+        bases: By seed, a run directory that measured the base model before it began.
+
+    Returns:
+        {n, methods: {name: {seeds: [{seed, heldout, families, win, tie, loss}], mean, ci95}},
+        tests: [...]}, n the number of held-out problems; see `paired_test`.
+
+    Raises:
+        UserError: A run measured no held-out problems, or others than the base.
+    """
+    right = {
+        method: {seed: vectors(dirs, bases[seed]) for seed, dirs in by_seed.items()}
+        for method, by_seed in runs.items()
+    }
+    methods = {
+        method: _method(
+            [
+                {"seed": seed, **row(*right[method][seed]), **_families(dirs, bases[seed])}
+                for seed, dirs in sorted(by_seed.items())
+            ]
+        )
+        for method, by_seed in runs.items()
+    }
+    after = {name: {s: pair[1] for s, pair in seeds.items()} for name, seeds in right.items()}
+    pairs = itertools.combinations(reversed(after), 2)
+    tests = [paired_test(a, b, after[a], after[b]) for a, b in list(pairs)[::-1]]
+    lengths = {len(base_n) for seeds in right.values() for base_n, _ in seeds.values()}
+    return {
+        "n": max(lengths, default=0),
+        "methods": methods,
+        "tests": adjusted([t for t in tests if t is not None]),
+    }
+
+
+def vectors(dirs: Sequence[Path], base: Path) -> tuple[Booleans, Booleans]:
+    """Which problems the base and the last stage's model solve, two [n]."""
+    base_n = right_of(base, "before")
+    after_n = right_of(dirs[-1], "after") if dirs else base_n
+    if base_n.shape != after_n.shape:
+        raise UserError(
+            f"{dirs[-1]} has {len(after_n)} held-out problems and {base} has {len(base_n)}: give"
+            " all stages one heldout.n"
+        )
+    return base_n, after_n
+
+
+def right_of(run_dir: Path, when: str) -> Booleans:
+    """Which held-out problems were solved `before` or `after` a run [n]."""
+    path = run_dir / f"heldout-{when}.json"
+    if not path.is_file():
+        raise UserError(
+            f"{run_dir} measured no held-out problems {when} training (heldout is null there)"
+        )
+    return np.array(json.loads(path.read_text("utf-8"))["right"], bool)
+
+
+def row(base_n: Booleans, after_n: Booleans) -> dict[str, Any]:
+    """The rate, and the shares of problems won, tied and lost against the base."""
+    n = len(base_n)
+    win, loss = int((after_n & ~base_n).sum()), int((base_n & ~after_n).sum())
+    return {
+        "heldout": float(after_n.mean()),
+        "win": win / n,
+        "tie": (n - win - loss) / n,
+        "loss": loss / n,
+    }
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:
+    """The mean over seeds with its 95% interval by Student's t; None where there is none."""
+    if not values:
+        return None, None
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
+    return mean, [mean - half, mean + half]
+
+
+def paired_test(
+    method: str, against: str, mine: Mapping[int, Booleans], others: Mapping[int, Booleans]
+) -> dict[str, Any] | None:
+    """Two methods on the seeds they share: a paired t-test over seeds, McNemar's within each.
+
+    Returns:
+        {method, against, difference, ci95, t, p, seeds: [{seed, difference, ci95, gained, lost,
+        p}]}; `difference` is of the rates, t and p are None where the seeds do not differ or
+        where there is one only. None without a shared seed.
+    """
+    shared = sorted(mine.keys() & others.keys())
+    if not shared:
+        return None
+    seeds = [{"seed": seed, **within(others[seed], mine[seed])} for seed in shared]
+    differences = [one["difference"] for one in seeds]
+    mean, ci95 = mean_interval(differences)
+    t, p = paired_t(differences)
+    return {
+        "method": method,
+        "against": against,
+        "difference": mean,
+        "ci95": ci95,
+        "t": t,
+        "p": p,
+        "seeds": seeds,
+    }
+
+
+def paired_t(differences: Sequence[float]) -> tuple[float | None, float | None]:
+    """t and two-sided p of the differences' mean being 0."""
+    if len(differences) < 2 or np.ptp(differences) < 1e-12:
+        return None, None
+    t, p = np.asarray(stats.ttest_1samp(differences, 0.0), np.float64)
+    return float(t), float(p)
+
+
+def within(others_n: Booleans, mine_n: Booleans) -> dict[str, Any]:
+    """The difference on one seed's problems, with McNemar's exact two-sided p."""
+    gained, lost = int((mine_n & ~others_n).sum()), int((others_n & ~mine_n).sum())
+    changed = gained + lost
+    return {
+        "difference": (gained - lost) / len(mine_n),
+        "ci95": list(paired_difference(others_n, mine_n)),
+        "gained": gained,
+        "lost": lost,
+        "p": float(stats.binomtest(gained, changed).pvalue) if changed else 1.0,
+    }
+
+
+def adjusted(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Add `p_adjusted`, Benjamini and Hochberg's over all tests that have a p."""
+    known = [one for one in tests if one["p"] is not None]
+    values = stats.false_discovery_control([one["p"] for one in known]) if known else []
+    by_test = {id(one): float(p) for one, p in zip(known, values, strict=True)}
+    return [{**one, "p_adjusted": by_test.get(id(one))} for one in tests]
+
+
+def over_time(run_dir: Path, points: Points | None = None) -> dict[str, list[float | None]]:
+    """By iteration, each of `CURVES`; None where there is nothing to measure.
+
+    v: the solve rate of the trained queries. quality: mean of `points` over their answers, or the
+    judge's R_Q where that is None. admitted: share of the sampled queries that the gate let
+    through. distinct: share of different texts among the sampled. new: share of the trained
+    queries that were not trained in an earlier iteration.
+    """
+    history = read_history(run_dir)
+    seen: set[str] = set()
+    curves: dict[str, list[float | None]] = {name: [] for name in CURVES}
+    for record in history:
+        games = _games(run_dir, record["iteration"])
+        queries, answers = _trained(games)
+        made = {
+            "v": record["v"],
+            "quality": _quality(record, queries, answers, points),
+            "admitted": _share(record["admitted"], sum(record["rejected"].values())),
+            "distinct": record["distinct_queries"],
+            "new": _new(set(queries.values()), seen),
+            **{name: record["learner"].get(name) for name in CURVES[-3:]},
+        }
+        seen.update(queries.values())
+        for name, value in made.items():
+            curves[name].append(value)
+    return curves
+
+
+def early_and_late(curve: Sequence[float | None], share: float = 0.2) -> dict[str, float | None]:
+    """Means over the first and the last fifth of a curve, what is None left out."""
+    width = max(1, round(share * len(curve)))
+    return {"first": mean_known(curve[:width]), "last": mean_known(curve[-width:])}
+
+
+def _games(run_dir: Path, iteration: int) -> list[Row]:
+    columns = ["role", "group_id", "text", "admitted"]
+    return [one for one in read_games(run_dir, [iteration], columns) if one["admitted"]]
+
+
+def _trained(games: Rows) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """The trained queries by group, and (group, answer) of each answer."""
+    queries = {one["group_id"]: one["text"] for one in games if one["role"] == "challenger"}
+    answers = [(one["group_id"], one["text"]) for one in games if one["role"] == "solver"]
+    return queries, answers
+
+
+def _quality(
+    record: Row,
+    queries: Mapping[str, str],
+    answers: Sequence[tuple[str, str]],
+    points: Points | None,
+) -> float | None:
+    if points is None:
+        return record["v_quality"]
+    return mean_known([points(queries[group], text) for group, text in answers if group in queries])
+
+
+def _new(texts: set[str], seen: set[str]) -> float | None:
+    return len(texts - seen) / len(texts) if texts else None
+
+
+def _share(part: int, rest: int) -> float | None:
+    return part / (part + rest) if part + rest else None
+
+
+def mean_known(values: Sequence[float | None]) -> float | None:
+    """The mean of what is known and finite, None where nothing is."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _families(dirs: Sequence[Path], base: Path) -> dict[str, dict[str, float]]:
+    summary = read_summary(dirs[-1] if dirs else base)
+    assert summary is not None, "only runs that ended are compared"
+    when = "after" if dirs else "before"
+    families = summary["heldout"]["families"]
+    return {"families": {name: rates[when] for name, rates in families.items()}}
+
+
+def _method(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    mean, ci95 = mean_interval([one["heldout"] for one in seeds])
+    return {"seeds": seeds, "mean": mean, "ci95": ci95}

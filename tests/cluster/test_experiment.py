@@ -1,0 +1,241 @@
+"""Experiments without engines: order, chains, what is not played again, and stages that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cluster import cli
+from cluster.experiment import (
+    bases,
+    check,
+    ended,
+    estimate,
+    exported,
+    run_experiment,
+    seconds_left,
+    turns_of,
+)
+from cluster.experiment_results import write_results
+from cluster.faults import RunError
+from cluster.stage_process import run_apart
+from configs.errors import UserError
+from configs.experiments import ExperimentConfig, load_experiment
+from configs.load import load, save_resolved
+from learner.checkpoint import CheckpointStore
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = ROOT / "configs" / "experiments"
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+MADE = "tests.cluster.test_experiment:make_data"
+
+
+def make_data(path: Path) -> None:
+    path.write_text("made")
+
+
+def experiment(tmp_path: Path, seeds: Sequence[int] = (0,), **others: object) -> ExperimentConfig:
+    def stage(name: str, *settings: str) -> dict:
+        return {"name": name, "config": QUICKSTART, "set": list(settings)}
+
+    one, two = stage("one"), stage("two", "queries=16")
+    values = {
+        "experiment_dir": tmp_path / "runs",
+        "seeds": list(seeds),
+        "methods": {"base": [], "a": [one], "ab": [one, two], "c": [stage("three", "answers=4")]},
+    }
+    return ExperimentConfig.model_validate(values | others)
+
+
+class Player:
+    """Stands in for training: leaves a checkpoint, held-out answers and a summary."""
+
+    def __init__(self, failing: Sequence[str] = ()) -> None:
+        self.failing = failing
+        self.played: list[str] = []
+        self.models: dict[str, str] = {}
+
+    def __call__(self, preset: Path, overrides: Sequence[str]) -> int:
+        config = load(preset, overrides)
+        self.played.append(config.run_dir.name)
+        self.models[config.run_dir.name] = config.model.path
+        save_resolved(config, config.run_dir)
+        if config.run_dir.name in self.failing:
+            return 1
+        with CheckpointStore(config.run_dir / "checkpoints", 1).writing(3) as draft:
+            (draft.folder / "hf").mkdir()
+        families = {"sort": {"n": 4, "before": 0.25, "after": 0.5}}
+        for when, right in (("before", [1, 0, 0, 0]), ("after", [1, 1, 0, 0])):
+            path = config.run_dir / f"heldout-{when}.json"
+            path.write_text(json.dumps({"answers": [], "right": right, "unverified": 0}))
+        summary = {"heldout": {"families": families}, "wall_s": {"setup": 20.0, "train": 40.0}}
+        (config.run_dir / "summary.json").write_text(json.dumps(summary))
+        return 0
+
+
+def test_a_later_stage_starts_from_the_export_of_the_one_before_it(tmp_path):
+    player = Player()
+    assert run_experiment(experiment(tmp_path), player) == []
+    assert player.played == ["one", "one+two", "three"]
+    assert player.models["one"] == ""
+    assert player.models["one+two"] == str(tmp_path / "runs/seed-0/one/checkpoints/3/hf")
+
+
+def test_what_has_ended_is_not_played_again_and_what_has_not_is(tmp_path):
+    run_experiment(experiment(tmp_path), Player(failing=["one+two"]))
+    again = Player()
+    assert run_experiment(experiment(tmp_path, seeds=[0, 1]), again) == []
+    assert again.played == ["one+two", "one", "one+two", "three"]
+
+
+def test_a_failing_stage_takes_only_those_that_start_from_it(tmp_path, capsys):
+    player = Player(failing=["one"])
+    failed = run_experiment(experiment(tmp_path), player)
+    assert player.played == ["one", "three"]
+    assert [" failed: selfplay train ended with exit code 1" in failed[0], len(failed)] == [True, 2]
+    assert failed[1].endswith(
+        "one+two was skipped: " + str(tmp_path / "runs/seed-0/one has not ended")
+    )
+    assert "failed: selfplay train" in capsys.readouterr().out
+    found = ended(experiment(tmp_path))
+    assert {name: list(seeds) for name, seeds in found.items()} == {
+        "base": [0], "a": [], "ab": [], "c": [0]
+    }  # fmt: skip
+    assert bases(experiment(tmp_path)) == {0: tmp_path / "runs/seed-0/three"}
+
+
+def test_results_stand_where_a_stage_failed(tmp_path):
+    config = experiment(tmp_path)
+    failed = run_experiment(config, Player(failing=["one"]))
+    text = write_results(config, failed)
+    written = json.loads((tmp_path / "runs/results.json").read_text())
+    assert written["missing"] == failed
+    (row,) = written["methods"]["c"]["seeds"]
+    assert (row["heldout"], row["win"], row["tie"], row["loss"]) == (0.5, 0.25, 0.75, 0.0)
+    assert failed[0] in text
+    assert (tmp_path / "runs/results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_stage_of_other_settings_is_not_taken_for_this_one(tmp_path):
+    run_experiment(experiment(tmp_path), Player())
+    changed = {"methods": {"a": [{"name": "one", "config": QUICKSTART, "set": ["answers=16"]}]}}
+    (failed,) = run_experiment(experiment(tmp_path, **changed), Player())
+    assert "played with other settings (answers: 8 → 16; " in failed
+
+
+def test_a_stage_that_was_stopped_stops_the_experiment(tmp_path):
+    with pytest.raises(RunError, match="stopped before its end: the same command continues it"):
+        run_experiment(experiment(tmp_path), lambda preset, overrides: 0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ({"name": "x", "config": "configs/absent.yaml"}, r"absent.yaml: there is no such file"),
+        ({"name": "x", "config": QUICKSTART, "set": ["querys=3"]}, "unknown key querys"),
+        ({"name": "x", "config": QUICKSTART, "set": ["queries"]}, "write a.b=c"),
+    ],
+)
+def test_a_stage_that_cannot_be_played_is_refused_before_the_first(tmp_path, stage, words):
+    good = {"name": "one", "config": QUICKSTART}
+    player = Player()
+    with pytest.raises(UserError, match=words):
+        run_experiment(experiment(tmp_path, methods={"a": [good, stage]}), player)
+    assert player.played == []
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_stage_of_the_presets_is_a_valid_configuration(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check(turns_of(load_experiment(path)))
+
+
+def test_data_is_made_where_it_is_not_there(tmp_path):
+    there, absent = tmp_path / "there", tmp_path / "absent"
+    there.write_text("mine")
+    run_experiment(experiment(tmp_path, data={there: MADE, absent: MADE}), Player())
+    assert (there.read_text(), absent.read_text()) == ("mine", "made")
+
+
+def test_a_run_without_a_checkpoint_starts_no_stage(tmp_path):
+    with pytest.raises(UserError, match="has no checkpoint for the next stage"):
+        exported(tmp_path)
+
+
+def test_time_left_is_the_mean_of_what_ended_times_what_has_not(tmp_path):
+    dirs = [tmp_path / name for name in "abc"]
+    assert seconds_left(dirs) is None
+    dirs[0].mkdir()
+    (dirs[0] / "summary.json").write_text('{"wall_s": {"setup": 20.0, "train": 100.0}}')
+    assert seconds_left(dirs) == 240.0
+    assert estimate(240.0).startswith("about 4 min")
+
+
+def test_without_heldout_problems_the_commands_that_measure_are_shown(tmp_path):
+    stage = {"name": "one", "config": QUICKSTART, "set": ["heldout=null"]}
+    config = experiment(tmp_path, methods={"base": [], "a": [stage]})
+    run_experiment(config, Player())
+    run_dir = tmp_path / "runs" / "seed-0" / "one"
+    model = {"path": "org/base", "revision": None, "identity": "x"}
+    (run_dir / "model.json").write_text(json.dumps(model))
+    text = write_results(config, [])
+    assert f"selfplay evaluate alpaca-eval {run_dir} --against org/base" in text
+    block = {"n_total": 4, "n_wins": 1, "n_draws": 2, "n_wins_base": 1, "win_rate": 50.0}
+    result = {"reference": "base", "judge": "j", **block, "subsets": {"koala": block}}
+    out = run_dir / "evaluation" / "alpaca-eval-3"
+    out.mkdir(parents=True)
+    (out / "result.json").write_text(json.dumps(result))
+    assert "| a | 1 | 50.0 | – | 25.0 | 50.0 | 25.0 | 50.0 |" in write_results(config, [])
+    (row,) = json.loads((tmp_path / "runs/results.json").read_text())["methods"]["a"]["seeds"]
+    assert row["families"] == {"koala": 0.5}
+
+
+def test_the_command_ends_in_exit_code_1_where_a_stage_failed(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "experiment.yaml"
+    path.write_text(experiment(tmp_path).model_dump_json())
+    failing = Player(failing=["one"])
+    run = run_experiment
+    monkeypatch.setattr("cluster.experiment.run_experiment", lambda config: run(config, failing))
+    assert cli.main(["experiment", str(path), "--seeds", "3"]) == 1
+    out, err = capsys.readouterr()
+    assert "| c | 1 | 50.0 |" in out
+    assert "seed-3/one failed: selfplay train ended with exit code 1" in err
+    assert "Traceback" not in err
+
+
+def test_a_signal_goes_to_the_stage_which_ends_in_its_own_way(tmp_path):
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
+    code = f"""
+import pathlib, signal, sys, time
+def stop(number, frame):
+    time.sleep(0.5)
+    pathlib.Path({str(saved)!r}).write_text(str(number))
+    sys.exit(0)
+signal.signal(signal.SIGINT, stop)
+pathlib.Path({str(ready)!r}).touch()
+time.sleep(30)
+"""
+
+    def interrupt() -> None:
+        while not ready.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_apart([sys.executable, "-c", code])
+    assert saved.read_text() == str(int(signal.SIGINT))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_stages_exit_code_comes_back():
+    assert run_apart([sys.executable, "-c", "raise SystemExit(7)"]) == 7

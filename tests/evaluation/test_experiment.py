@@ -1,0 +1,218 @@
+"""Comparison of methods: win, tie and loss worked by hand, intervals and tests by formulas."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from configs.errors import UserError
+from evaluation.experiment import (
+    adjusted,
+    compare,
+    early_and_late,
+    mean_interval,
+    over_time,
+    paired_t,
+    paired_test,
+    row,
+    within,
+)
+from evaluation.experiment_page import draw, markdown, mean_curve
+from evaluation.replication import find, questions, share_of_gain
+from evaluation.run_files import read_history
+from tests.evaluation.synthetic import make_run
+
+
+def bits(text: str) -> np.ndarray:
+    return np.array([bit == "1" for bit in text])
+
+
+def run_of(folder: Path, before: str, after: str) -> Path:
+    """A run that answered so, in two families by turns."""
+    folder.mkdir(parents=True)
+    for when, text in (("before", before), ("after", after)):
+        stored = {"answers": [], "right": bits(text).tolist(), "unverified": 0}
+        (folder / f"heldout-{when}.json").write_text(json.dumps(stored))
+    families = {
+        name: {
+            "n": len(before[place::2]),
+            "before": float(bits(before[place::2]).mean()),
+            "after": float(bits(after[place::2]).mean()),
+        }
+        for place, name in enumerate(("even", "odd"))
+    }
+    (folder / "summary.json").write_text(json.dumps({"heldout": {"families": families}}))
+    return folder
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> dict:
+    """Three methods on two seeds, GRPO a chain's first stage."""
+    base = {0: "11000000", 1: "11110000"}
+    first = {0: "10111100", 1: "11111000"}
+    second = {0: "11111110", 1: "11111100"}
+    grpo = {s: run_of(tmp_path / f"{s}/grpo", base[s], first[s]) for s in (0, 1)}
+    then = {s: run_of(tmp_path / f"{s}/then", first[s], second[s]) for s in (0, 1)}
+    runs = {
+        "base": {0: [], 1: []},
+        "grpo": {s: [grpo[s]] for s in (0, 1)},
+        "grpo_lsp": {s: [grpo[s], then[s]] for s in (0, 1)},
+    }
+    return compare(runs, grpo)
+
+
+def test_win_tie_and_loss_are_counted_problem_by_problem():
+    # Base:  1 1 0 0 0 0 0 0, after: 1 0 1 1 1 1 0 0: four won, one lost, three the same.
+    assert row(bits("11000000"), bits("10111100")) == {
+        "heldout": 5 / 8, "win": 4 / 8, "tie": 3 / 8, "loss": 1 / 8
+    }  # fmt: skip
+
+
+def test_a_chain_is_compared_with_the_base_and_not_with_the_stage_before(figures):
+    rows = figures["methods"]["grpo_lsp"]["seeds"]
+    assert [(one["seed"], one["heldout"], one["win"], one["loss"]) for one in rows] == [
+        (0, 7 / 8, 5 / 8, 0.0),
+        (1, 6 / 8, 2 / 8, 0.0),
+    ]
+
+
+def test_the_base_ties_with_itself_and_has_the_rates_before_training(figures):
+    (one, _) = figures["methods"]["base"]["seeds"]
+    assert one == {
+        "seed": 0, "heldout": 0.25, "win": 0.0, "tie": 1.0, "loss": 0.0,
+        "families": {"even": 0.25, "odd": 0.25},
+    }  # fmt: skip
+
+
+def test_the_results_have_the_promised_form(figures):
+    assert set(figures) == {"n", "methods", "tests"}
+    assert figures["n"] == 8
+    for method in figures["methods"].values():
+        assert set(method) == {"seeds", "mean", "ci95"}
+        for one in method["seeds"]:
+            assert set(one) == {"seed", "heldout", "families", "win", "tie", "loss"}
+            assert one["win"] + one["tie"] + one["loss"] == pytest.approx(1)
+    pairs = [(one["method"], one["against"]) for one in figures["tests"]]
+    assert pairs == [("grpo", "base"), ("grpo_lsp", "base"), ("grpo_lsp", "grpo")]
+    json.dumps(figures, allow_nan=False)
+
+
+def test_the_interval_is_students_t():
+    # Mean 0.6, standard deviation 0.1, three seeds: 4.30265 × 0.1 / √3.
+    mean, ci95 = mean_interval([0.5, 0.6, 0.7])
+    half = 4.302653 * 0.1 / math.sqrt(3)
+    assert mean == pytest.approx(0.6)
+    assert ci95 == pytest.approx([0.6 - half, 0.6 + half], abs=1e-6)
+    assert mean_interval([0.5]) == (0.5, None)
+    assert mean_interval([]) == (None, None)
+
+
+def test_paired_t_of_hand_worked_differences():
+    # 1, 2, 3: mean 2, standard error 1/√3, t = 2√3 with two degrees of freedom.
+    t, p = paired_t([1.0, 2.0, 3.0])
+    assert t == pytest.approx(2 * math.sqrt(3))
+    assert p == pytest.approx(0.0741799, abs=1e-6)
+    assert paired_t([0.1, 0.1]) == (None, None)
+    assert paired_t([0.1]) == (None, None)
+
+
+def test_mcnemars_exact_test_of_hand_worked_changes():
+    # Five gained and one lost: 2 · (1 + 6) / 2⁶.
+    found = within(bits("1000000"), bits("0111110"))
+    assert (found["gained"], found["lost"]) == (5, 1)
+    assert found["p"] == pytest.approx(14 / 64)
+    assert found["difference"] == pytest.approx(4 / 7)
+    assert within(bits("10"), bits("10"))["p"] == 1.0
+
+
+def test_only_shared_seeds_are_paired_test():
+    mine, others = {0: bits("11"), 1: bits("10")}, {1: bits("00"), 2: bits("00")}
+    found = paired_test("a", "b", mine, others)
+    assert found is not None
+    assert [one["seed"] for one in found["seeds"]] == [1]
+    assert paired_test("a", "b", {0: bits("1")}, {1: bits("1")}) is None
+
+
+def test_p_values_are_adjusted_over_the_tests_that_have_one():
+    found = adjusted([{"p": 0.01}, {"p": None}, {"p": 0.04}])
+    assert [one["p_adjusted"] for one in found] == [pytest.approx(0.02), None, pytest.approx(0.04)]
+
+
+def test_runs_of_other_problems_are_not_paired_test(tmp_path):
+    base, other = run_of(tmp_path / "a", "1100", "1100"), run_of(tmp_path / "b", "11", "11")
+    with pytest.raises(UserError, match="has 2 held-out problems and"):
+        compare({"m": {0: [other]}}, {0: base})
+    with pytest.raises(UserError, match="measured no held-out problems"):
+        compare({"m": {0: [tmp_path]}}, {0: base})
+
+
+def test_curves_are_those_of_the_run(tmp_path):
+    run_dir = make_run(tmp_path / "run", 6)
+    history = read_history(run_dir)
+    curves = over_time(run_dir)
+    assert curves["v"] == [record["v"] for record in history]
+    assert curves["quality"] == [record["v_quality"] for record in history]
+    rejected = sum(history[0]["rejected"].values())
+    assert curves["admitted"][0] == pytest.approx(4 / (4 + rejected))
+    # One of the four queries is the same in every iteration, the others are drawn anew.
+    assert curves["new"] == [1.0, *[0.75] * 5]
+
+
+def test_quality_by_rules_stands_in_for_the_judge(tmp_path):
+    run_dir = make_run(tmp_path / "run", 2)
+    curves = over_time(run_dir, lambda query, answer: float(answer == "a b c d e f"))
+    assert curves["quality"] == pytest.approx(curves["v"])
+
+
+def test_early_and_late_are_the_first_and_last_fifth():
+    curve = [1.0, 3.0, *[100.0] * 6, 5.0, None]
+    assert early_and_late(curve) == {"first": 2.0, "last": 5.0}
+    assert early_and_late([None] * 5) == {"first": None, "last": None}
+
+
+def test_share_of_grpos_gain():
+    def seeds(*rates: float) -> dict:
+        return {"seeds": [{"seed": i, "heldout": rate} for i, rate in enumerate(rates)]}
+
+    methods = {"base": seeds(0.4, 0.5), "grpo": seeds(0.6, 0.7), "lsp": seeds(0.5, 0.6)}
+    found = share_of_gain(methods, "lsp")
+    assert found is not None
+    assert found["share"] == pytest.approx(0.5)
+    assert found["ci95"] == pytest.approx([0.5, 0.5])
+    worse = {**methods, "grpo": seeds(0.3, 0.5)}
+    assert share_of_gain(worse, "lsp") == {"share": None, "ci95": None, "seeds": [0, 1]}
+    assert share_of_gain({"base": seeds(0.4)}, "lsp") is None
+
+
+def test_the_questions_are_answered_from_the_figures(figures):
+    answers = questions(figures, {})
+    adds = answers["does_self_play_add_to_grpo"]
+    # (7 − 5) / 8 and (6 − 5) / 8.
+    assert adds["difference"] == pytest.approx((2 / 8 + 1 / 8) / 2)
+    turned = find(figures["tests"], "base", "grpo_lsp")
+    forth = find(figures["tests"], "grpo_lsp", "base")
+    assert turned is not None
+    assert forth is not None
+    assert turned["difference"] == -forth["difference"]
+    assert turned["ci95"] == [-forth["ci95"][1], -forth["ci95"][0]]
+
+
+def test_the_page_shows_every_method_and_what_is_missing(figures, tmp_path):
+    text = markdown(figures, ["x was skipped"])
+    assert "| grpo_lsp | 2 | 81.2 |" in text
+    assert "- x was skipped" in text
+    none = {
+        **figures,
+        "methods": {**figures["methods"], "lsp": {"seeds": [], "mean": None, "ci95": None}},
+    }
+    assert "| lsp | 0 | – | – |" in markdown(none)
+    draw(none, {}, tmp_path / "chart.png")
+    assert (tmp_path / "chart.png").stat().st_size > 10_000
+
+
+def test_the_mean_of_curves_leaves_out_what_is_unknown():
+    np.testing.assert_array_equal(mean_curve([[1.0, None], [3.0, None, 4.0]]), [2.0, np.nan, 4.0])
