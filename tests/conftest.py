@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,9 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+SESSION: dict[str, Any] = {"num_cpus": 16, "include_dashboard": False, "log_to_driver": False}
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +49,23 @@ def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need actors; its CPUs are numbers, whatever there is."""
     import ray
 
-    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+    ray.init(**SESSION)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def session_survives(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Begin the session's Ray anew after a test that ended it, and say which test it was.
+
+    Ray would start one by itself at the next call, with the machine's own number of CPUs.
+    """
+    ray = sys.modules.get("ray")
+    alive = ray is not None and ray.is_initialized()
+    yield
+    if ray is not None and alive and not ray.is_initialized():
+        warnings.warn(f"{request.node.nodeid} ended the session's Ray", stacklevel=1)
+        ray.init(**SESSION)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
