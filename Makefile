@@ -34,7 +34,8 @@ $(VENV)/.installed: requirements/$(VARIANT).txt pyproject.toml
 	python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12) and "selfplay needs Python 3.11 or 3.12, this is %d.%d" % sys.version_info[:2] or 0)'
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps $(SOURCES) -r requirements/$(VARIANT).txt
+	$(UV) pip install --quiet --compile-bytecode --python $(VENV)/bin/python --no-deps \
+		$(SOURCES) -r requirements/$(VARIANT).txt
 	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
+from dataclasses import dataclass
 
 from actors.killable import AwaitableFunction
 from actors.records import Query
@@ -16,6 +17,16 @@ from actors.roles import PromptFile
 from configs.schema import GateConfig
 
 log = logging.getLogger(__name__)
+
+Classify = Callable[[list[str]], Awaitable[Sequence[str | None]]]
+"""Gives each text the label that a safety classifier rejects it for, None where it is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Safety:
+    """What the safety classifier said of one query: the label it is rejected for, None if none."""
+
+    label: str | None
 
 
 class Gate:
@@ -26,7 +37,11 @@ class Gate:
     """
 
     def __init__(
-        self, config: GateConfig, prompt: PromptFile, answer_fits: Callable[[Query], bool]
+        self,
+        config: GateConfig,
+        prompt: PromptFile,
+        answer_fits: Callable[[Query], bool],
+        classify: Classify | None = None,
     ) -> None:
         """Take the challenger prompt and a function that finds room for an answer.
 
@@ -35,9 +50,11 @@ class Gate:
             prompt: The challenger prompt, whose own wording no query may repeat.
             answer_fits: Whether the Solver's prompt and the longest answer to a query fit the
                 engine's context together.
+            classify: The safety classifier; None: every query passes as safe.
         """
         self._config = config
         self._answer_fits = answer_fits
+        self._classify = classify
         named = config.task_verifier
         self._task_verifier = (
             AwaitableFunction(named, config.deadline_s, "gate.task_verifier") if named else None
@@ -47,22 +64,40 @@ class Gate:
         }
         self._markers = template_markers(prompt)
 
-    async def check(self, query: Query, seen: Set[str]) -> str | None:
+    async def classified(self, queries: Sequence[Query]) -> list[Safety]:
+        """Return what the safety classifier says of queries that were sampled together.
+
+        It reads them in batches, which `check` cannot: that judges in order, one by one. Each is
+        classified whatever `check` will say of it, so that a query's verdict depends on no other.
+        """
+        if self._classify is None:
+            return [Safety(None) for _ in queries]
+        return [Safety(label) for label in await self._classify([q.text for q in queries])]
+
+    async def check(self, query: Query, seen: Set[str], safety: Safety | None = None) -> str | None:
         """Return why a query is rejected, None where it is admitted.
 
         Args:
             query: What the Challenger wrote.
             seen: The texts of the iteration's queries that were admitted before it.
+            safety: What `classified` said of the query; None: the classifier is asked now.
 
         Returns:
             `empty`, `cut_off`, `echo`, `duplicate`, `too_long`, or `task_` and what the task
             verifier says; `task_hung` where it takes more than `gate.deadline_s`, `task_crashed`
-            where its process ends, `task_error` where it raises or returns no text.
+            where its process ends, `task_error` where it raises or returns no text. Last, `unsafe_`
+            and the label that the safety classifier rejects it for; `unsafe_undecided` where its
+            probabilities are NaN.
 
         Raises:
             UserError: `gate.task_verifier` names no function that can be imported.
         """
-        return self._own_fault(query, seen) or await self._task_fault(query.text)
+        fault = self._own_fault(query, seen) or await self._task_fault(query.text)
+        if fault is not None:
+            return fault
+        if safety is None:
+            (safety,) = await self.classified([query])
+        return None if safety.label is None else f"unsafe_{safety.label}"
 
     async def close(self) -> None:
         """End the task verifier's process."""

@@ -18,6 +18,7 @@ COLUMNS = [
     "policy_version_max",
     "group_id",
     "role",
+    "task",
     "token_ids",
     "logprobs",
     "finish_reason",
@@ -31,11 +32,17 @@ Row = dict[str, Any]
 
 
 def check_ledger(
-    run_dir: Path, *, answers: int, staleness: int, advantage_std: bool = False
+    run_dir: Path,
+    *,
+    answers: int,
+    staleness: int,
+    advantage_std: bool = False,
+    per_task: bool = False,
 ) -> list[str]:
     """Every violation of the ledger's invariants, none where it is sound.
 
-    `answers` is G, `staleness` k, `advantage_std` as in the configuration. Iterations follow each
+    `answers` is G, `staleness` k, `advantage_std` as in the configuration, `per_task` whether the
+    Challenger's baseline is. Iterations follow each
     other from 0, a query stands once in the whole run, an admitted one has G answers and a
     rejected one none, advantages are those of the rewards, no text is newer than the weights that
     it trained or more than k versions older.
@@ -50,6 +57,11 @@ def check_ledger(
             f"iteration {iteration}: {said}"
             for iteration in sorted(rows)
             for said in _iteration(iteration, rows[iteration], answers, staleness, advantage_std)
+        ),
+        *(
+            f"iteration {iteration}: advantages of the queries are not those of their rewards"
+            for iteration in sorted(rows)
+            if any(_wrong_advantages(own, False) for own in _baselines(rows[iteration], per_task))
         ),
     ]
 
@@ -82,9 +94,15 @@ def _iteration(
     for group_id, group in groups.items():
         if _wrong_advantages(group, advantage_std):
             yield f"advantages of the answers of {group_id} are not those of their rewards"
-    trained = [row for row in _queries(rows) if row["advantage"] is not None]
-    if _wrong_advantages(trained, divide_by_std=False):
-        yield "advantages of the queries are not those of their rewards"
+
+
+def _baselines(rows: list[Row], per_task: bool) -> list[list[Row]]:
+    """The trained queries of an iteration, by what their rewards are centred on."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in _queries(rows):
+        if row["advantage"] is not None:
+            groups[row["task"] if per_task else ""].append(row)
+    return list(groups.values())
 
 
 def _sizes(rows: list[Row], groups: dict[str, list[Row]], answers: int) -> Iterator[str]:

@@ -13,14 +13,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
 from pydantic import BaseModel, Field, ValidationError
 
 from configs.errors import UserError, naming
-from configs.load import load_resolved
+from configs.load import RESOLVED, load_resolved
 
 DRIVER = "driver.json"
 STOP_DEADLINE_S = 600.0
@@ -34,19 +34,32 @@ class Driver(BaseModel):
 
     pid: int = Field(gt=1)
     host: str
+    ray: str | None = None
+    """Address of the Ray it plays on, once it does."""
+    control: str | None = None
+    """Name of the actor by which it is asked (`cluster.control`)."""
+
+
+Announce = Callable[[str, str], None]
+"""Lets others know the address of Ray and the name of the control actor."""
 
 
 @contextlib.contextmanager
-def claimed(run_dir: Path) -> Iterator[None]:
+def claimed(run_dir: Path) -> Iterator[Announce]:
     """Be the one driver of a run; UserError where another is alive."""
     with (run_dir / DRIVER).open("a+", encoding="utf-8") as file:
+
+        def announce(ray: str | None, control: str | None) -> None:
+            driver = Driver(pid=os.getpid(), host=socket.gethostname(), ray=ray, control=control)
+            with naming(run_dir / DRIVER):
+                file.truncate(0)
+                file.write(driver.model_dump_json())
+                file.flush()
+
         _claim(file, run_dir)
-        with naming(run_dir / DRIVER):
-            file.truncate(0)
-            file.write(Driver(pid=os.getpid(), host=socket.gethostname()).model_dump_json())
-            file.flush()
+        announce(None, None)
         try:
-            yield
+            yield announce
         finally:
             # Before the lock goes with the file: whoever comes next finds nobody.
             file.truncate(0)
@@ -62,16 +75,22 @@ def living_driver(run_dir: Path) -> Driver | None:
         return None
 
 
+def is_driven_elsewhere(run: str) -> bool:
+    """Whether a run's driver is on another host, or unknown here: `run` is no directory of one."""
+    if not (Path(run) / RESOLVED).is_file():
+        return not Path(run).exists()
+    driver = living_driver(Path(run))
+    return driver is not None and driver.host != socket.gethostname()
+
+
 def stop_driver(run_dir: Path) -> None:
-    """Ask a run's driver to write a checkpoint and end; return when it has."""
+    """Ask a run's driver on this host to write a checkpoint and end; return when it has."""
     load_resolved(run_dir)
     driver = living_driver(run_dir)
     if driver is None:
         raise UserError(f"{run_dir} is not running")
     if driver.host != socket.gethostname():
-        raise UserError(
-            f"{run_dir} is driven from {driver.host}: run selfplay stop there, or ray job stop"
-        )
+        raise UserError(f"{run_dir} is driven from {driver.host}, not from here")
     try:
         os.kill(driver.pid, signal.SIGTERM)
     except ProcessLookupError:

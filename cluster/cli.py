@@ -18,6 +18,8 @@ from typing import Any
 
 from cluster.cli_evaluate import add_evaluate
 from cluster.cli_experiment import add_experiment
+from cluster.cli_live import add_live
+from cluster.cli_submit import add_submit
 from cluster.faults import RunError
 from configs.errors import UserError, disk_fault
 
@@ -27,6 +29,8 @@ examples:
   selfplay plan configs/llama-3.2-3b-lsp.yaml            does it fit, and where
   selfplay train configs/quickstart.yaml                 a real run on a laptop's CPU
   selfplay train configs/llama-3.2-3b-lsp.yaml rollout.replicas=6 seed=1
+  selfplay status runs/llama-3.2-3b-lsp                  what it is doing, and its fleets
+  selfplay scale runs/llama-3.2-3b-lsp rollout=10        more rollout workers, while it trains
   selfplay resume runs/llama-3.2-3b-lsp                  continue after a stop or a crash
   selfplay evaluate math runs/llama-3.2-3b-lsp           how good is it: also coding, ifeval, …
   selfplay experiment configs/experiments/paper-v3.yaml  baselines and chains, compared
@@ -34,8 +38,8 @@ examples:
   selfplay export runs/llama-3.2-3b-lsp my-model         a Hugging Face checkpoint
 
 on a Ray cluster:
-  ray job submit --address http://HEAD:8265 --working-dir . -- \\
-      python -m cluster train configs/llama-3.2-3b-lsp.yaml run_dir=/shared/runs/lsp
+  selfplay submit configs/llama-3.2-3b-lsp.yaml run_dir=/shared/runs/lsp \\
+      --address http://HEAD:8265                         or by hand, as README says
 
 `selfplay COMMAND --help` says more. `python -m cluster` is the same command.
 """
@@ -85,12 +89,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_plan(commands)
     _add(commands, "resume", _resume, "continue a run that stopped or crashed")
-    _add(commands, "stop", _stop, "ask a run to write a checkpoint and end")
+    add_live(commands)
     add_evaluate(commands)
     add_experiment(commands)
-    _add(commands, "report", _report, "write RUN/report.html: curves, sample games, settings")
-    export = _add(commands, "export", _export, "copy out the newest Hugging Face checkpoint")
+    add_submit(commands)
+    _add_report(commands)
+    export = _add(
+        commands, "export", _export, "copy out the newest Hugging Face checkpoint, or the best"
+    )
     export.add_argument("target", metavar="DIR", type=Path, help="a folder that does not exist yet")
+    export.add_argument("--best", action="store_true", help="the one marked by checkpoint.best")
     return parser
 
 
@@ -142,6 +150,14 @@ def _add_plan(commands: Any) -> None:
     )
 
 
+def _add_report(commands: Any) -> None:
+    what = "write report.html: curves, sample games, evaluations, settings"
+    report = commands.add_parser("report", help=what, description=_sentence(what))
+    where = "a run directory, or the directory of an experiment"
+    report.add_argument("folder", metavar="RUN|EXPERIMENT", type=Path, help=where)
+    report.set_defaults(command=_report)
+
+
 def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
@@ -176,24 +192,30 @@ def _resume(options: argparse.Namespace) -> None:
     run.resume(options.run)
 
 
-def _stop(options: argparse.Namespace) -> None:
-    # Not through cluster.run, which takes seconds to import while the run goes on.
-    from cluster.claim import stop_driver  # noqa: PLC0415
-
-    stop_driver(options.run)
-    print(f"{options.run} has stopped; selfplay resume {options.run} continues it.")
-
-
 def _export(options: argparse.Namespace) -> None:
     from cluster import run  # noqa: PLC0415
 
-    run.export(options.run, options.target)
+    run.export(options.run, options.target, best=options.best)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from evaluation.report import write_report  # noqa: PLC0415
+    from configs.experiments import SAVED  # noqa: PLC0415
+    from configs.load import RESOLVED  # noqa: PLC0415
 
-    print(write_report(options.run))
+    folder: Path = options.folder
+    if (folder / RESOLVED).is_file():
+        from evaluation.report import write_report  # noqa: PLC0415
+
+        print(write_report(folder))
+    elif (folder / SAVED).is_file():
+        from cluster.experiment_results import report  # noqa: PLC0415
+
+        print(report(folder))
+    else:
+        raise UserError(
+            f"{folder} is no run directory and no experiment's: it holds neither {RESOLVED} nor"
+            f" {SAVED}"
+        )
 
 
 def _warn(sentences: Sequence[str]) -> None:

@@ -17,29 +17,28 @@ import numpy.typing as npt
 import ray
 from ray.actor import ActorHandle
 
-from actors.placing import thread_environment
 from actors.records import Completion, GenerationRequest
 from actors.rollout import RolloutActor
 from cluster.evaluated import Evaluated
 from cluster.fleet import Fleet
-from cluster.run import STOP_SIGNALS, connect
-from configs.fleets import EngineConfig
+from cluster.reserving import actor_class
+from cluster.run import connect
+from cluster.signals import answering
 from configs.rewards import PreferencePart
 from evaluation.config import EvaluationConfig
 from rewards.preference import PreferenceActor
 
 HOST = "127.0.0.1"
 """Where the actors' metrics are served."""
-MOST_CALLS = 1000
-"""Calls that one actor takes at a time; the engines batch them."""
 
 T = TypeVar("T")
 
 
 class Engines:
-    """At most one fleet; asking for another one ends it."""
+    """At most one fleet; asking for another one ends it. Ray is connected to where it is not."""
 
     def __init__(self) -> None:
+        self._connected = False
         self._fleet: Fleet | None = None
         self._whose = ""
         self._fault: BaseException | None = None
@@ -61,15 +60,21 @@ class Engines:
         return await fleet.call(method, *args)
 
     async def stop(self) -> None:
-        """End the fleet; no process of it is left."""
+        """End the fleet, and Ray if it was begun for it; no process is left."""
+        await self._end_fleet()
+        if self._connected:
+            ray.shutdown()
+
+    async def _end_fleet(self) -> None:
         if self._fleet is not None:
             await self._fleet.stop()
             self._fleet = None
 
     async def _change(self, whose: str, made: Callable[[], Fleet]) -> None:
-        await self.stop()
+        await self._end_fleet()
         self._whose = whose
         if not ray.is_initialized():
+            self._connected = True
             connect()
         self._fleet = made()
         try:
@@ -94,7 +99,7 @@ class Answering:
         config: EvaluationConfig = self.model.config
 
         def spawn(name: str) -> ActorHandle:
-            return _actor(RolloutActor, config.rollout).remote(
+            return actor_class(RolloutActor, config.rollout).remote(
                 self.model.path,
                 config.rollout,
                 name=name,
@@ -121,7 +126,7 @@ class Scoring:
 
     def _fleet(self) -> Fleet:
         def spawn(name: str) -> ActorHandle:
-            return _actor(PreferenceActor, self.part.fleet).remote(
+            return actor_class(PreferenceActor, self.part.fleet).remote(
                 self.part, name=name, metrics_host=HOST, chat_date=self.config.chat_date
             )
 
@@ -134,40 +139,22 @@ def with_engines(work: Callable[[Engines], Awaitable[T]]) -> T:
     Raises:
         KeyboardInterrupt: Ctrl-C, or another signal that asks for an end.
     """
-    try:
-        return asyncio.run(_ended(work))
-    finally:
-        ray.shutdown()
+    return asyncio.run(_ended(work))
 
 
 async def _ended(work: Callable[[Engines], Awaitable[T]]) -> T:
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    main = asyncio.current_task()
     assert main is not None
     engines = Engines()
-    # A signal that is ignored is so on purpose, as nohup does.
-    caught = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.getsignal(number) for number in caught}
-    for number in caught:
-        loop.add_signal_handler(number, main.cancel)
-    try:
-        return await work(engines)
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        # Half a clean-up leaves processes: whoever asks for an end now has it already.
-        for number in caught:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-        await engines.stop()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
+    def end(_: signal.Signals) -> None:
+        main.cancel()
 
-def _actor(kind: type, config: EngineConfig) -> Any:
-    """An actor class with what its fleet reserves; Ray itself restarts nothing."""
-    return ray.remote(kind).options(
-        num_cpus=config.cpus,
-        num_gpus=config.gpus * config.tensor_parallel,
-        max_concurrency=MOST_CALLS,
-        runtime_env={"env_vars": thread_environment(config.threads)},
-    )
+    with answering(end) as ignore:
+        try:
+            return await work(engines)
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            ignore()
+            await engines.stop()

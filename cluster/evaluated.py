@@ -17,12 +17,11 @@ from transformers import AutoConfig
 
 from actors.vllm_start import check_model
 from cluster.initial import initial_model, model_identity
-from cluster.rundir import reopen_run
+from cluster.rundir import newest_export, reopen_run
 from configs.errors import UserError
 from configs.load import RESOLVED, configured
 from configs.schema import RunConfig
 from evaluation.config import EvaluationConfig
-from learner.checkpoint import CheckpointStore, read_state
 
 GPU_CONTEXT, CPU_CONTEXT = 8192, 4096
 """Most tokens of prompt and answer, where nobody says; a model may have fewer."""
@@ -102,20 +101,6 @@ def is_run(named: str) -> bool:
     return (Path(named) / RESOLVED).is_file()
 
 
-def newest_checkpoint(run: Path) -> Path:
-    """The folder of a run's newest checkpoint.
-
-    Raises:
-        UserError: It has none, or what it has is not whole.
-    """
-    config = reopen_run(run)
-    folder = CheckpointStore(run / "checkpoints", config.checkpoint.keep).latest()
-    if folder is None:
-        raise UserError(f"{run} has no checkpoint yet: name a run that has, or a model")
-    read_state(folder)
-    return folder
-
-
 def engine_defaults(model: str, config: EvaluationConfig) -> Values:
     """The engines of a model that no run configures."""
     own = _context(model, config.revision, config.trust_remote_code)
@@ -133,13 +118,14 @@ def engine_defaults(model: str, config: EvaluationConfig) -> Values:
 def _of_run(
     kind: type[K], run: Path, overrides: Sequence[str], values: Values | None
 ) -> Evaluated[K]:
-    folder = newest_checkpoint(run)
+    model = newest_export(run)
     config = configured(kind, _run_values(run, values), overrides, str(run / RESOLVED))
     if config.revision is not None:
         raise UserError(f"revision: {run} is a run, whose checkpoints have none: leave it out")
-    name = f"{run.absolute().name}@{folder.name}"
-    hf = str((folder / "hf").absolute())
-    return Evaluated(name, hf, None, config, run / "evaluation", after=f"-{folder.name}")
+    iteration = model.parent.name
+    name = f"{run.absolute().name}@{iteration}"
+    place = run / "evaluation"
+    return Evaluated(name, str(model.absolute()), None, config, place, after=f"-{iteration}")
 
 
 def _run_values(run: Path, values: Values | None) -> Values:

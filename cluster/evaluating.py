@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from evaluation.benchmarks import Benchmark
 from evaluation.coding_tasks import CodingTask
 from evaluation.config import BenchmarkConfig, JudgedConfig
 from evaluation.rows import Row, load_rows
+from learner.checkpoint import write_durably
 from rewards.preference import PairEncoder
 from rewards.sandbox import Sandbox
 
@@ -139,12 +139,9 @@ def _scored_by_lm_eval(chosen: Sequence[Benchmark], config: BenchmarkConfig, say
         summaries, written = [], []
         for benchmark in chosen:
             say(f"{benchmark.name}: {len(rows[benchmark.name])} problems")
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / f"{benchmark.name}.jsonl"
-                path.write_text("".join(f"{json.dumps(row)}\n" for row in rows[benchmark.name]))
-                scores = await harness.evaluate(
-                    benchmark, asked.answering, asked.encode, asked.sampling, path
-                )
+            scores = await harness.evaluate(
+                benchmark, asked.answering, asked.encode, asked.sampling, rows[benchmark.name]
+            )
             summaries.append(scores.summary())
             written += [
                 _row(benchmark.name, place, item.query, item.answer, item.values)
@@ -225,14 +222,11 @@ def _result(evaluation: str, model: Evaluated[BenchmarkConfig], summaries: list[
 
 
 def _write(folder: Path, result: Result, rows: Rows) -> None:
-    path = folder / "answers.jsonl"
-    unfinished = path.with_name(f"{path.name}.unfinished")
     # lm_eval's values may be numpy's; ASCII alone takes whatever a model may write.
     lines = (json.dumps(row, default=float) for row in rows)
-    with naming(path):
+    with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text("".join(f"{line}\n" for line in lines))
-        unfinished.replace(path)
+    write_durably(folder / "answers.jsonl", "".join(f"{line}\n" for line in lines))
     write_json(folder / "result.json", result)
 
 

@@ -13,15 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.faults import RunError
+from cluster.rundir import newest_export
 from cluster.stage_process import play_apart
 from configs.errors import UserError
-from configs.experiments import Chains, ExperimentConfig, Stage, chains, distinct_stages
+from configs.experiments import (
+    ExperimentConfig,
+    Stage,
+    chains,
+    distinct_stages,
+    save_experiment,
+)
 from configs.functions import resolve
 from configs.load import differences, load, load_resolved, require_shared_run_dir
 from evaluation.run_files import read_summary
-from learner.checkpoint import CheckpointStore, read_state
-
-EXPORT = "hf"
 
 Play = Callable[[Path, Sequence[str]], int]
 """Plays a preset with overrides; returns an exit code."""
@@ -74,6 +78,7 @@ def run_experiment(config: ExperimentConfig, play: Play = play_apart) -> list[st
     require_shared_run_dir(config.experiment_dir)
     turns = turns_of(config)
     check(turns)
+    save_experiment(config)
     make_data(config)
     failed: dict[Path, str] = {}
     for place, turn in enumerate(turns):
@@ -110,7 +115,7 @@ def make_data(config: ExperimentConfig) -> None:
 
 def play_turn(turn: Turn, play: Play) -> None:
     """Play a stage to its end, unless it has ended. Raises UserError where it fails."""
-    model = None if turn.previous is None else exported(turn.previous)
+    model = None if turn.previous is None else newest_export(turn.previous)
     overrides = turn.overrides(model)
     if read_summary(turn.run_dir) is not None:
         check_same(turn.run_dir, turn.stage.config, overrides)
@@ -123,15 +128,6 @@ def play_turn(turn: Turn, play: Play) -> None:
         )
     if read_summary(turn.run_dir) is None:
         raise RunError(f"{turn.run_dir} was stopped before its end: the same command continues it")
-
-
-def exported(run_dir: Path) -> Path:
-    """The newest checkpoint's Hugging Face model of a run."""
-    folder = CheckpointStore(run_dir / "checkpoints", keep=1).latest()
-    if folder is None:
-        raise UserError(f"{run_dir} has no checkpoint for the next stage to start from")
-    read_state(folder)
-    return folder / EXPORT
 
 
 def check_same(run_dir: Path, config: Path, overrides: Sequence[str]) -> None:
@@ -167,21 +163,25 @@ def estimate(left_s: float | None) -> str:
     return f"about {max(1, round(left_s / 60))} min to the end of the experiment, at {end}"
 
 
+def stages_of(config: ExperimentConfig) -> dict[str, dict[int, list[Path]]]:
+    """The run directories of each method's stages, by seed, played or not."""
+    root = config.experiment_dir
+    return {
+        method: {seed: [run_dir_of(root, stage, seed) for stage in chain] for seed in config.seeds}
+        for method, chain in chains(config).items()
+    }
+
+
 def ended(config: ExperimentConfig) -> dict[str, dict[int, list[Path]]]:
     """The run directories of each method, by seed, where all its stages have ended."""
-    made: Chains = chains(config)
-    found: dict[str, dict[int, list[Path]]] = {}
-    for method, chain in made.items():
-        by_seed = {
-            seed: [run_dir_of(config.experiment_dir, stage, seed) for stage in chain]
-            for seed in config.seeds
-        }
-        found[method] = {
+    return {
+        method: {
             seed: dirs
             for seed, dirs in by_seed.items()
             if all(read_summary(run_dir) is not None for run_dir in dirs)
         }
-    return found
+        for method, by_seed in stages_of(config).items()
+    }
 
 
 def bases(config: ExperimentConfig) -> Mapping[int, Path]:

@@ -1,4 +1,4 @@
-"""What an experiment came to: EXPERIMENT/results.json, results.md and results.png."""
+"""What an experiment came to: EXPERIMENT/results.json, .md and .png, and report.html."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.experiment import bases, ended
+from cluster.experiment import bases, ended, stages_of
 from cluster.initial import KEPT, InitialModel
-from configs.experiments import ExperimentConfig
+from configs.experiments import SAVED, ExperimentConfig, load_experiment
 from configs.load import RESOLVED, load_resolved
 from configs.provenance import provenance
 from evaluation.experiment import Points, compare, over_time
 from evaluation.experiment_judged import Runs, compare_judged
 from evaluation.experiment_page import Curves, draw, markdown
+from evaluation.report_experiment import write_experiment_report
 from learner.checkpoint import write_durably
 
 RESULTS = "results"
@@ -47,20 +48,31 @@ def write_results(config: ExperimentConfig, missing: Sequence[str]) -> str:
     Runs without held-out problems are compared by AlpacaEval; where they have not been judged
     yet, the text says how to go on.
     """
-    runs = ended(config)
-    if measured(runs):
-        figures, curves = figures_of(config)
-    elif judged := compare_judged(runs):
-        figures, curves = judged, curves_of(runs)
-    else:
-        return without_heldout(runs)
+    figures, curves = compared(config)
+    page = write_experiment_report(config, stages_of(config), figures, curves, missing)
+    if figures is None:
+        return f"{without_heldout(ended(config))}\n\nwritten to {page}"
     text = markdown(figures, missing)
     folder = config.experiment_dir
     content = {"versions": provenance(), "missing": list(missing), **figures}
     write_durably(folder / f"{RESULTS}.json", json.dumps(content, indent=1) + "\n")
     write_durably(folder / f"{RESULTS}.md", text)
     draw(figures, curves, folder / f"{RESULTS}.png")
-    return f"{text}\nwritten to {folder / RESULTS}.json, .md and .png"
+    return f"{text}\nwritten to {folder / RESULTS}.json, .md and .png, and to {page}"
+
+
+def report(folder: Path) -> Path:
+    """Write the report of the experiment in `folder`, of what has ended so far; return its path."""
+    config = load_experiment(folder / SAVED).model_copy(update={"experiment_dir": folder})
+    return write_experiment_report(config, stages_of(config), *compared(config))
+
+
+def compared(config: ExperimentConfig) -> tuple[dict[str, Any] | None, Curves]:
+    """Figures and curves by held-out problems, else by AlpacaEval; figures None without either."""
+    runs = ended(config)
+    if measured(runs):
+        return figures_of(config)
+    return compare_judged(runs), curves_of(runs)
 
 
 def measured(runs: Runs) -> bool:

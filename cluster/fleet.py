@@ -1,65 +1,43 @@
-"""A fleet: equal Ray actors behind one `call`, restarted when they die or hang.
+"""A fleet: equal Ray actors behind one `call`, restarted when they die or hang, resized in use.
 
-Invariants: each call returns the result of exactly one execution, whatever dies meanwhile (a
-result of a lost member is never looked at again); only SERVING members get work; weights change
-and members join only under `weights`, so that no member joins with weights a publish has passed.
+Invariants: each call returns the result of exactly one execution, whatever dies or leaves meanwhile
+(a result of a lost member is never looked at again); only SERVING members get work; a name is given
+once; weights change, and members join and leave, only under `weights`, so that none joins with
+weights that a publish has passed and none is ended while a transfer may reach it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import (
-    ActorUnschedulableError,
-    NodeDiedError,
-    ObjectLostError,
-    RayActorError,
-    RayTaskError,
-    WorkerCrashedError,
-)
 
-from actors.engine import EngineDiedError
+from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
+from cluster.calls import LateError, LostError, all_or_none, ask, within
 from cluster.faults import RunError
 from cluster.member import Event, Member, State
+from cluster.missing import lacking
+from cluster.routing import LeastLoaded
+from cluster.seat import Seat
 from configs.errors import UserError
 from configs.fleets import FleetConfig
 
 log = logging.getLogger(__name__)
 
-LOST = (
-    RayActorError,
-    ActorUnschedulableError,
-    NodeDiedError,
-    WorkerCrashedError,
-    ObjectLostError,
-    EngineDiedError,
-    TimeoutError,
-)
-"""What a wait raises when its member is dead, unreachable, of no use or hung."""
 STOP_DEADLINE_S = 5.0
+NEWCOMER_STARTS = 3
+"""How often an actor that a resize brought in may fail to start before it is given up."""
 
 Spawn = Callable[[str], ActorHandle]
 CatchUp = Callable[[str, ActorHandle], Awaitable[None]]
-
-
-class _Lost(Exception):
-    """The member that was asked is dead or hung."""
-
-
-@dataclass(slots=True)
-class _Seat:
-    """A member with its process and the work it has in hand."""
-
-    member: Member
-    handle: ActorHandle | None = None
-    in_flight: int = 0
-    about: dict[str, Any] = field(default_factory=dict)
+Kill = Callable[[ActorHandle], None]
+AT_WORK = (State.SERVING, State.DRAINING)
 
 
 class Fleet:
@@ -67,20 +45,41 @@ class Fleet:
 
     `spawn(name)` makes an actor (not restarted by Ray itself, and without a Ray name, since its
     predecessor may still be dying); `catch_up(name, actor)` gives a newcomer the current weights
-    and returns when it holds them.
+    and returns when it holds them; `kill(actor)` ends its process; `lacking` as in `Arrivals`.
     """
 
     def __init__(
-        self, name: str, config: FleetConfig, spawn: Spawn, catch_up: CatchUp | None = None
+        self,
+        name: str,
+        config: FleetConfig,
+        spawn: Spawn,
+        catch_up: CatchUp | None = None,
+        kill: Kill = ray.kill,
+        lacking: Lacking = lacking,
     ) -> None:
         self.name = name
         self.config = config
+        self.target = config.replicas
+        """How many members there are to be, those that leave not counted."""
         self.weights = asyncio.Lock()
         self.restarts = 0
+        self.call_seconds = 0.0
+        """Seconds that calls took, their waits included, added up; those of unfinished ones not."""
+        self.waiting = 0
+        """Calls that wait until a member serves."""
         self._spawn = spawn
         self._catch_up = catch_up
-        self._seats = [_Seat(Member(f"{name}-{i}")) for i in range(config.replicas)]
-        self._changed = asyncio.Condition()
+        self._kill = kill
+        self._arrivals = Arrivals(config, lacking)
+        self.unplaced = self._arrivals.unplaced
+        """What those members lack that have waited too long for a place, as a sentence by name."""
+        self._members = (Member(f"{name}-{number}") for number in itertools.count())
+        self._seats = [Seat(next(self._members)) for _ in range(config.replicas)]
+        self._routes: LeastLoaded[Seat] = LeastLoaded()
+        self._answerable = asyncio.Event()
+        """Set while a call need not wait: a member serves, or the fleet has failed."""
+        self._version: int | None = None
+        self._started = False
         self._fault: RunError | None = None
         self._first_cause: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -91,19 +90,44 @@ class Fleet:
         vLLM takes whatever else grows on its GPU while it starts for memory of its own. Raises
         UserError where a member cannot be made or does not answer in time.
         """
-        log.info("%s: waiting for %d actors to start", self.name, len(self._seats))
-        at_once = 1 if self.shares_gpus else len(self._seats)
+        seats = list(self._seats)
+        log.info("%s: waiting for %d actors to start", self.name, len(seats))
+        at_once = 1 if self.shares_gpus else len(seats)
         try:
-            for i in range(0, len(self._seats), at_once):
-                await all_or_none([self._join(seat) for seat in self._seats[i : i + at_once]])
-        except _Lost as lost:
-            raise _start_error(self.name, self.config, lost.__cause__) from lost.__cause__
-        log.info("%s: %d actors serve", self.name, len(self._seats))
+            for i in range(0, len(seats), at_once):
+                await all_or_none([self._join(seat) for seat in seats[i : i + at_once]])
+        except LostError as lost:
+            raise start_error(self.name, self.config, lost) from lost.__cause__
+        log.info("%s: %d actors serve", self.name, len(seats))
+        self._started = True
+        self._settle()
 
     @property
     def shares_gpus(self) -> bool:
         """Whether a GPU of this fleet serves others too."""
         return 0 < self.config.gpus < 1
+
+    @property
+    def in_flight(self) -> int:
+        """Calls in the members' hands."""
+        return sum(len(seat.calls) for seat in self._seats)
+
+    def resize(self, target: int) -> None:
+        """Let there be `target` members: newcomers join and leavers leave in the background.
+
+        The last target counts, whatever is still under way; before the fleet has started, it
+        counts from then on. Raises UserError below 1, and what the fleet has failed of.
+        """
+        if target < 1:
+            raise UserError(
+                f"fleet {self.name} cannot be scaled to {target}: it needs at least 1 actor; to end"
+                " the run, stop it"
+            )
+        self._check()
+        log.info("%s: from %d to %d actors", self.name, self.target, target)
+        self.target = target
+        if self._started:
+            self._settle()
 
     async def call(self, method: str, *args: Any) -> Any:
         """`method(*args)` of the least loaded member; redone on another when that one is lost.
@@ -111,20 +135,32 @@ class Fleet:
         Exceptions of the method itself propagate as they were raised in the actor. Raises
         RunError when the fleet has used up its restarts.
         """
+        started = time.monotonic()
+        try:
+            return await self._call(method, *args)
+        finally:
+            self.call_seconds += time.monotonic() - started
+
+    async def _call(self, method: str, *args: Any) -> Any:
         while True:
             seat = await self._least_loaded(method)
-            member = seat.member
-            seat.in_flight += 1
+            member, limit = seat.member, asyncio.timeout(self.config.deadline_s)
+            seat.calls.add(limit)
             try:
-                return await _ask(seat.handle, self.config.deadline_s, method, *args)
-            except _Lost as lost:
-                self._lose(seat, member, f"{method}: {lost}")
+                return await ask(seat.handle, limit, method, *args)
+            except LostError as lost:
+                if isinstance(lost, LateError) and seat.member.state is State.DRAINING:
+                    log.warning("%s leaves: another redoes %s", member.name, method)
+                else:
+                    self._lose(seat, member, f"{method}: {lost}")
             finally:
-                seat.in_flight -= 1
+                seat.calls.discard(limit)
+                self._routes.give_back(seat)
+                seat.note_idle()
 
     async def call_each(self, method: str, *args: Any) -> None:
-        """`method(*args)` of every serving member; one that is lost is left to its restart."""
-        seats = [seat for seat in self._seats if seat.member.state is State.SERVING]
+        """`method(*args)` of every member that serves or leaves; one that is lost is restarted."""
+        seats = [s for s in self._seats if s.answered and s.member.state in AT_WORK]
         await asyncio.gather(*(self._tell(seat, method, *args) for seat in seats))
 
     def serving(self) -> dict[str, ActorHandle]:
@@ -136,173 +172,220 @@ class Fleet:
         }
 
     def replace(self, name: str, cause: str) -> None:
-        """Restart a serving member that its user has found to be of no use."""
-        seat = next(seat for seat in self._seats if seat.member.name == name)
-        if seat.member.state is State.SERVING:
-            self._lose(seat, seat.member, cause)
+        """Restart a member that its user has found to be of no use; one that leaves is ended."""
+        for seat in self._seats:
+            if seat.member.name == name and seat.member.state in AT_WORK:
+                self._lose(seat, seat.member, cause)
+
+    def note_version(self, version: int, names: Iterable[str]) -> None:
+        """A publish has brought these members to `version`; who catches up from now on has it."""
+        self._version, reached = version, set(names)
+        for seat in self._seats:
+            if seat.member.name in reached:
+                seat.version = version
 
     def describe(self) -> list[dict[str, Any]]:
-        """Each member's name, state, load and what its `describe` said when it started."""
-        return [
-            seat.about
-            | {
-                "name": seat.member.name,
-                "state": seat.member.state.value,
-                "restarts": seat.member.incarnation,
-                "in_flight": seat.in_flight,
-            }
-            for seat in self._seats
-        ]
+        """Each member's name, state, load, version, and what it said of itself at its start."""
+        return [seat.describe() for seat in self._seats]
 
     async def stop(self) -> None:
         """End every member; no process of the fleet is left, and calls fail from now on."""
-        self._fault = self._fault or RunError(f"fleet {self.name} is stopped")
+        self._fail(RunError(f"fleet {self.name} is stopped"))
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.gather(*(self._retire(seat) for seat in self._seats))
-        await self._notify()
 
-    async def _least_loaded(self, method: str) -> _Seat:
-        async with self._changed:
-            while True:
-                if self._fault is not None:
-                    raise self._fault
-                serving = [s for s in self._seats if s.member.state is State.SERVING]
-                if serving:
-                    return min(serving, key=lambda seat: seat.in_flight)
-                log.info("%s: %s waits until a member serves", self.name, method)
-                await self._changed.wait()
+    # --- calls ---
 
-    async def _tell(self, seat: _Seat, method: str, *args: Any) -> None:
+    async def _least_loaded(self, method: str) -> Seat:
+        while True:
+            self._check()
+            seat = self._routes.take()
+            if seat is not None:
+                return seat
+            log.info("%s: %s waits until a member serves", self.name, method)
+            self.waiting += 1
+            try:
+                await self._answerable.wait()
+            finally:
+                self.waiting -= 1
+
+    async def _tell(self, seat: Seat, method: str, *args: Any) -> None:
         """One call to this very member."""
         member = seat.member
         try:
-            await _ask(seat.handle, self.config.deadline_s, method, *args)
-        except _Lost as lost:
+            await ask(seat.handle, self.config.deadline_s, method, *args)
+        except LostError as lost:
             self._lose(seat, member, f"{method}: {lost}")
 
-    async def _join(self, seat: _Seat) -> None:
-        """STARTING → STALE → SERVING; _Lost where its process does not get there."""
-        seat.handle = self._spawn(seat.member.name)
-        seat.about = await _ask(seat.handle, self.config.start_deadline_s, "describe")
-        seat.member = seat.member.after(Event.READY)
-        async with self.weights:
-            if self._catch_up is not None:
-                catching_up = self._catch_up(seat.member.name, seat.handle)
-                await _within(self.config.deadline_s, catching_up)
-            seat.member = seat.member.after(Event.CURRENT)
-        await self._notify()
+    def _cut(self, seat: Seat) -> None:
+        """Give it no more work."""
+        self._routes.remove(seat)
+        if not self._routes and self._fault is None:
+            self._answerable.clear()
 
-    def _lose(self, seat: _Seat, member: Member, cause: str) -> None:
-        """A call to `member` found it dead or hung; later calls that find the same do nothing."""
-        if seat.member != member:
-            return
-        log.warning("%s is lost: %s", member.name, cause)
-        self._first_cause = self._first_cause or f"{member.name}: {cause}"
-        seat.member = seat.member.after(Event.DIED)
-        _kill(seat.handle)
-        if self.restarts >= self.config.restarts:
-            seat.member = seat.member.after(Event.GIVE_UP)
-            self._fault = RunError(
-                f"fleet {self.name} has used up its {self.config.restarts} restarts"
-                f" ({self.name}.restarts); first lost was {self._first_cause}"
-            )
-            self._in_background(self._notify())
-            return
-        self.restarts += 1
-        seat.member = seat.member.after(Event.RESTART)
-        self._in_background(self._rejoin(seat))
+    # --- joining ---
 
-    async def _rejoin(self, seat: _Seat) -> None:
-        log.info("%s: waiting for its restart", seat.member.name)
+    def _begin(self, seat: Seat) -> None:
+        seat.joining = self._in_background(self._bring_in(seat))
+
+    async def _bring_in(self, seat: Seat) -> None:
+        name = seat.member.name
+        log.info("%s: waiting until it serves", name)
         try:
             await self._join(seat)
-        except _Lost as lost:
-            self._lose(seat, seat.member, f"restart: {lost}")
+        except UnplacedError as lacks:
+            fault = f"no member of fleet {self.name} serves, and {lacks}: free that or add nodes"
+            self._fail(RunError(fault))
+        except LostError as lost:
+            self._lose(seat, seat.member, f"start: {lost}")
         except Exception as error:  # noqa: BLE001 (raised to whoever calls the fleet next)
-            self._fault = RunError(f"{seat.member.name} could not be restarted: {error}")
-            self._fault.__cause__ = error
-            await self._notify()
+            what = "be restarted" if seat.member.incarnation else "join"
+            self._fail(RunError(f"{name} could not {what}: {error}"), error)
         else:
-            log.info("%s serves again", seat.member.name)
+            log.info("%s: %s", name, seat.member.state.value)
 
-    def _in_background(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _join(self, seat: Seat) -> None:
+        """STARTING → STALE → SERVING, or no further where it is told to leave; LostError."""
+        name = seat.member.name
+        seat.handle = self._spawn(name)
+        seat.about = await self._arrivals.arrival(name, seat.handle, self._may_wait)
+        seat.answered, seat.version = True, seat.about.get("version")
+        seat.member = seat.member.after(Event.READY)
+        async with self.weights:
+            if self._catch_up is not None and seat.stays:
+                await within(self.config.deadline_s, self._catch_up(name, seat.handle))
+                seat.version = seat.version if self._version is None else self._version
+            if seat.stays:
+                seat.member = seat.member.after(Event.CURRENT)
+                seat.served = True
+                self._routes.add(seat, len(seat.calls))
+                self._answerable.set()
 
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _may_wait(self) -> bool:
+        """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""
+        others = len(self._routes) > 0 or len(self.unplaced) < self.target
+        return self._started and others
 
-    async def _retire(self, seat: _Seat) -> None:
+    # --- leaving ---
+
+    def _settle(self) -> None:
+        """Bring the members that stay to the target; those that serve least leave first."""
+        staying = [seat for seat in self._seats if seat.stays]
+        for _ in range(len(staying), self.target):
+            newcomer = Seat(next(self._members))
+            self._seats.append(newcomer)
+            self._begin(newcomer)
+        # Of those of the same use the one without a place leaves first, then the youngest.
+        staying.sort(key=lambda seat: seat.member.name in self.unplaced)
+        staying.sort(key=lambda seat: seat.use, reverse=True)
+        for seat in staying[self.target :]:
+            self._drain(seat)
+
+    def _drain(self, seat: Seat) -> None:
+        """Give it no more work from now on, and let it leave in the background."""
+        log.info("%s leaves with %d calls in its hands", seat.member.name, len(seat.calls))
+        self._cut(seat)
+        if seat.member.state is State.STARTING and seat.joining is not None:
+            seat.joining.cancel()
+        seat.drain(asyncio.get_running_loop().time() + self.config.drain_deadline_s)
+        self._in_background(self._leave(seat))
+
+    async def _leave(self, seat: Seat) -> None:
+        """End a leaver: once its calls are done or redone, and no transfer can reach it."""
+        if seat.answered:
+            log.info("%s: waiting for its calls, then for the weights to rest", seat.member.name)
+            await seat.idle.wait()  # the calls have deadlines
+            async with self.weights:
+                await self._retire(seat)
+        else:
+            await self._retire(seat)
+        self._forget(seat)
+
+    async def _retire(self, seat: Seat) -> None:
         if seat.member.state is State.GONE:
             return
-        answers = seat.member.state is not State.STARTING
-        seat.member = seat.member.after(Event.DRAIN)
+        self._cut(seat)
+        if seat.stays:
+            seat.member = seat.member.after(Event.DRAIN)
         try:
-            if answers:
-                await _ask(seat.handle, STOP_DEADLINE_S, "stop")
+            if seat.answered:
+                await ask(seat.handle, STOP_DEADLINE_S, "stop")
         except Exception as error:  # noqa: BLE001 (it is killed all the same)
             log.warning("%s: stop: %s", seat.member.name, error)
         finally:
-            _kill(seat.handle)
-        seat.member = seat.member.after(Event.DRAINED)
+            self._end(seat)
+        if seat.member.state is State.DRAINING:
+            seat.member = seat.member.after(Event.DRAINED)
 
+    def _forget(self, seat: Seat) -> None:
+        self._seats = [other for other in self._seats if other is not seat]
+        log.info("%s has left", seat.member.name)
 
-async def all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Do all at once; the first that fails ends the others."""
-    tasks = [asyncio.ensure_future(work) for work in works]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+    # --- dying ---
 
+    def _lose(self, seat: Seat, member: Member, cause: str) -> None:
+        """A call to `member` found it dead or hung; later calls that find the same do nothing."""
+        known = seat.member.state in (State.DEAD, State.GONE)
+        if known or seat.member.incarnation != member.incarnation:
+            return
+        log.warning("%s is lost: %s", member.name, cause)
+        self._cut(seat)
+        seat.die()
+        self._end(seat)
+        if seat.member.state is State.GONE:
+            self._forget(seat)
+        elif seat.served:
+            self._restart(seat, cause)
+        else:
+            self._start_again(seat, cause)
 
-async def _ask(handle: ActorHandle | None, deadline_s: float, method: str, *args: Any) -> Any:
-    """One remote call with a deadline."""
-    log.debug("waiting for %s", method)
-    return await _within(deadline_s, getattr(handle, method).remote(*args))
+    def _restart(self, seat: Seat, cause: str) -> None:
+        self._first_cause = self._first_cause or f"{seat.member.name}: {cause}"
+        if self.restarts >= self.config.restarts:
+            seat.member = seat.member.after(Event.GIVE_UP)
+            fault = (
+                f"fleet {self.name} has used up its {self.config.restarts} restarts"
+                f" ({self.name}.restarts); first lost was {self._first_cause}"
+            )
+            self._fail(RunError(fault))
+            return
+        self.restarts += 1
+        seat.member = seat.member.after(Event.RESTART)
+        self._begin(seat)
 
-
-async def _within(deadline_s: float, remote: Awaitable[Any]) -> Any:
-    """Wait for remote work: _Lost where its actor is dead, hung, or alive without its engine.
-
-    Else the work's own exception: an application's TimeoutError is a RayTaskError too, and not a
-    sign of a hung actor.
-    """
-    try:
-        return await asyncio.wait_for(remote, deadline_s)
-    except RayTaskError as error:
-        if not isinstance(error.cause, EngineDiedError):
-            raise error.cause from error
-        raise _Lost(_said(error.cause)) from error
-    except LOST as error:
-        raise _Lost(_said(error)) from error
-
-
-def _kill(handle: ActorHandle | None) -> None:
-    if handle is not None:
-        ray.kill(handle, no_restart=True)
-
-
-def _said(error: BaseException) -> str:
-    """The first line of an error; `asyncio.wait_for` says nothing of its own."""
-    return str(error).strip().partition("\n")[0] or "no answer within its deadline"
-
-
-def _start_error(name: str, config: FleetConfig, error: BaseException | None) -> Exception:
-    """The error of a fleet that does not start, as the user should read it."""
-    if isinstance(error, TimeoutError):
-        return UserError(
-            f"fleet {name}: an actor did not start within {config.start_deadline_s:g} s; see its"
-            f" log, free the resources it waits for, or raise {name}.start_deadline_s"
+    def _start_again(self, seat: Seat, cause: str) -> None:
+        """A newcomer that cannot start does not end a run that goes on without it."""
+        if seat.member.incarnation + 1 < NEWCOMER_STARTS:
+            seat.member = seat.member.after(Event.RESTART)
+            self._begin(seat)
+            return
+        seat.member = seat.member.after(Event.GIVE_UP)
+        self._forget(seat)
+        self.target -= 1
+        log.error(
+            "%s is given up after %d starts, and %d actors go on without it: %s",
+            *(seat.member.name, NEWCOMER_STARTS, self.target, cause),
         )
-    # Ray hands over a constructor's exception only as text: the last line has its type and message.
-    last_line = str(error).strip().rpartition("\n")[2]
-    kind, _, message = last_line.partition(": ")
-    if kind.endswith("UserError"):
-        return UserError(message)
-    return RunError(f"fleet {name}: an actor could not start: {last_line}")
+
+    def _fail(self, fault: RunError, cause: Exception | None = None) -> None:
+        """End all calls, present and to come, with the first fault."""
+        if self._fault is None:
+            self._fault, fault.__cause__ = fault, cause
+        self._answerable.set()
+
+    def _check(self) -> None:
+        if self._fault is not None:
+            # A copy: every call that raised the one object would add to its traceback.
+            raise RunError(*self._fault.args) from self._fault.__cause__
+
+    def _end(self, seat: Seat) -> None:
+        if seat.handle is not None:
+            self._kill(seat.handle)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

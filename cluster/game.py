@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -52,8 +53,8 @@ class Weights(Protocol):
         """Hold while the learner's weights and the engines' differ."""
         ...
 
-    async def publish(self, version: int) -> None:
-        """Give the engines the learner's weights."""
+    async def publish(self, version: int) -> float:
+        """Give the engines the learner's weights; how far the worst one's probe is off, in nats."""
         ...
 
 
@@ -127,6 +128,8 @@ class Game:
             self.staleness,
             Streak("groups dropped", "faults.bad_groups", config.faults.bad_groups),
         )
+        self._probe_difference = math.nan
+        self._doing = ""
         self._rounds: dict[int, RoundInPlay] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -156,6 +159,15 @@ class Game:
         finally:
             await self._cancel_rounds()
 
+    @property
+    def awaited(self) -> str:
+        """What the game waits for, in words."""
+        round_ = self._rounds.get(self.iteration)
+        if self._doing or round_ is None:
+            return self._doing or "the next round"
+        missing, queries = len(round_.missing()), self.config.queries
+        return f"{missing} of the {queries} groups of iteration {self.iteration + 1}"
+
     def pending(self) -> Pending:
         """What a checkpoint must keep so that no group is lost."""
         rounds = [self._rounds[number] for number in sorted(self._rounds)]
@@ -177,7 +189,7 @@ class Game:
         groups, iteration = round_.batch(), self.iteration
         check_age(groups, iteration, self.config.staleness)
         async with self.weights.weights_move():
-            with _timed(seconds, "train"):
+            with _timed(seconds, "train"), self._at(f"the step of iteration {iteration + 1}"):
                 outcome = await self.learner.step(groups, iteration)
             if not outcome.applied:
                 return outcome
@@ -186,11 +198,20 @@ class Game:
                 asyncio.to_thread(self.ledger.write, iteration, groups, round_.rejected, outcome)
             )
             try:
-                with _timed(seconds, "publish"):
-                    await self.weights.publish(self.iteration)
+                with _timed(seconds, "publish"), self._at(f"version {self.iteration}'s publish"):
+                    self._probe_difference = await self.weights.publish(self.iteration)
             finally:
                 await writing
         return outcome
+
+    @contextlib.contextmanager
+    def _at(self, what: str) -> Iterator[None]:
+        """What is awaited in the meantime."""
+        self._doing = what
+        try:
+            yield
+        finally:
+            self._doing = ""
 
     def _count_trained(self, round_: RoundInPlay) -> None:
         del self._rounds[round_.number], self._tasks[round_.number]
@@ -220,7 +241,14 @@ class Game:
         }
         parts = self.config.rewards.parts
         return summarise(
-            round_.number, round_.batch(), round_.rejected, outcome, parts, round_.dropped, phases
+            round_.number,
+            round_.batch(),
+            round_.rejected,
+            outcome,
+            parts,
+            round_.dropped,
+            self._probe_difference,
+            phases,
         )
 
     def _begin_rounds(self) -> None:

@@ -17,8 +17,9 @@ from configs.schema import RunConfig
 from learner.checkpoint import write_durably
 
 KEPT = "model.json"
-MODELS = Path("runs") / "base-models"
-"""Where models that `model.make` makes are kept for the next run."""
+MODELS = "base-models"
+"""The folder beside the run's, so on its file system, where models that `model.make` makes are kept
+for the next run."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 
 
@@ -61,15 +62,14 @@ def initial_model(config: RunConfig) -> InitialModel:
 def find_model(config: RunConfig) -> InitialModel:
     """Make the model, or find out where it is and which commit of it."""
     model = config.model
+    path = model.path
     if model.make is not None:
-        path = str(Path(resolve("model.make", model.make)(config.seed, MODELS)).absolute())
+        path = str(resolve("model.make", model.make)(config.seed, config.run_dir.parent / MODELS))
+    if Path(path).is_dir():
+        path = str(Path(path).absolute())
         return InitialModel(path=path, revision=None, identity=model_identity(path, None))
-    if Path(model.path).is_dir():
-        path = str(Path(model.path).absolute())
-        return InitialModel(path=path, revision=None, identity=model_identity(path, None))
-    revision = _commit(model.path, model.revision)
-    identity = model_identity(model.path, revision)
-    return InitialModel(path=model.path, revision=revision, identity=identity)
+    revision = _commit(path, model.revision)
+    return InitialModel(path=path, revision=revision, identity=model_identity(path, revision))
 
 
 def pinned(config: RunConfig, model: InitialModel) -> RunConfig:

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 
 from actors.killable import KillableFunction
 from cluster.dataset import is_file, load_rows
+from cluster.heldout import problems_of
 from configs.errors import UserError
 from configs.functions import resolve
-from configs.schema import HeldoutConfig, RunConfig
+from configs.heldout import ProblemsConfig
+from configs.schema import RunConfig
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -20,8 +22,8 @@ def check_inputs(config: RunConfig) -> None:
         resolve(key, name)
     for key, name in _functions_apart(config):
         _check_apart(key, name)
-    if config.heldout is not None:
-        _check_problems(config.heldout)
+    for section, problems in _problems(config):
+        _check_problems(section, problems)
     # A hub data set is not fetched for a plan; a run loads it before it starts an actor.
     if config.source.dataset is not None and is_file(config.source.dataset):
         load_rows(config.source.dataset)
@@ -48,10 +50,8 @@ def _functions(config: RunConfig) -> Iterator[tuple[str, str]]:
     """(key, name) of the functions that the driver calls."""
     named = {"model.make": config.model.make}
     if config.heldout is not None:
-        named |= {
-            "heldout.problems": config.heldout.problems,
-            "heldout.identity": config.heldout.identity,
-        }
+        named["heldout.identity"] = config.heldout.identity
+    named |= {f"{section}.problems": made.problems for section, made in _problems(config)}
     return ((key, name) for key, name in named.items() if name is not None)
 
 
@@ -61,8 +61,14 @@ def _functions_apart(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield "gate.task_verifier", config.gate.task_verifier
     for part in config.verifier_parts:
         yield f"rewards.parts.{part.name}.function", part.function
-    if config.heldout is not None:
-        yield "heldout.verifier", config.heldout.verifier
+    for section, problems in _problems(config):
+        yield f"{section}.verifier", problems.verifier
+
+
+def _problems(config: RunConfig) -> list[tuple[str, ProblemsConfig]]:
+    """The sections of problems that training never uses."""
+    sections = {"heldout": config.heldout, "development": config.development}
+    return [(name, section) for name, section in sections.items() if section is not None]
 
 
 def _check_apart(key: str, name: str) -> None:
@@ -72,22 +78,23 @@ def _check_apart(key: str, name: str) -> None:
     function.close()
 
 
-def _check_problems(config: HeldoutConfig) -> None:
-    """Make the held-out problems once, to see that there are that many."""
-    name, n = config.problems, config.n
+def _check_problems(section: str, config: ProblemsConfig) -> None:
+    """Make the problems once, to see that there are that many."""
+    name, n, key = config.problems, config.n, f"{section}.problems"
     try:
-        made = [(problem.text, problem.family) for problem in resolve("heldout.problems", name)(n)]
+        made = problems_of(key, config)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"heldout.problems {name!r} gives no {n} problems, each with a text and a family"
-            f" ({type(error).__name__}: {error}): lower heldout.n, or mend or name another function"
+            f"{key} {name!r} gives no {n} problems, each with a text and a family"
+            f" ({type(error).__name__}: {error}): lower {section}.n, or mend or name another"
+            " function"
         ) from error
     if len(made) != n:
         raise UserError(
-            f"heldout.problems {name!r} gives {len(made)} problems where heldout.n asks for {n}:"
-            " lower heldout.n, or mend or name another function"
+            f"{key} {name!r} gives {len(made)} problems where {section}.n asks for {n}: lower"
+            f" {section}.n, or mend or name another function"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from cluster.fleet import Fleet
 from cluster.record import IterationRecord
 from configs.errors import UserError, naming
 from evaluation.run_files import read_history
@@ -37,6 +38,14 @@ QUERY_TOKENS = Gauge("selfplay_query_tokens", "Mean length of the Challenger's t
 ANSWER_TOKENS = Gauge("selfplay_answer_tokens", "Mean length of the answers")
 CUT = Gauge("selfplay_answers_cut_ratio", "Share of the answers that the token limit cut off")
 DISTINCT = Gauge("selfplay_distinct_queries_ratio", "Share of different texts among the queries")
+DIVERSITY = Gauge(
+    "selfplay_diversity_ratio",
+    "How much the queries differ, by measure (docs/metrics.md)",
+    ["kind"],
+)
+PROBE = Gauge("selfplay_probe_difference_nats", "Engine against learner on the parity probe, worst")
+DEVELOPMENT = Gauge("selfplay_development_solved_ratio", "Solve rate of the development problems")
+ALARMS = Counter("selfplay_guard_alarms", "Alarms of the guards", ["metric", "action"])
 TOKENS = Counter("selfplay_tokens_generated", "Tokens of queries (rejected ones too) and answers")
 PHASE_SECONDS = Counter("selfplay_phase_seconds", "Seconds spent, by phase", ["phase"])
 ITERATION_SECONDS = Histogram(
@@ -45,6 +54,11 @@ ITERATION_SECONDS = Histogram(
     buckets=(0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800),
 )
 MEMBERS = Gauge("selfplay_fleet_members", "Members of a fleet, by state", ["fleet", "state"])
+TARGET = Gauge("selfplay_fleet_target_members", "Members that a fleet is to have", ["fleet"])
+UNPLACED = Gauge("selfplay_fleet_unplaced_members", "Members without a place", ["fleet"])
+CALLS = Gauge(
+    "selfplay_fleet_calls", "Calls of a fleet at the end of an iteration", ["fleet", "state"]
+)
 RESTARTS = Gauge("selfplay_fleet_restarts", "Restarts of a fleet's members so far", ["fleet"])
 
 
@@ -65,6 +79,11 @@ def observe(record: IterationRecord, iterations: int) -> None:
     ANSWER_TOKENS.set(record.answer_tokens)
     CUT.set(record.answers_cut)
     DISTINCT.set(record.distinct_queries)
+    PROBE.set(record.probe_difference)
+    for kind, value in record.diversity.items():
+        DIVERSITY.labels(kind).set(value)
+    if record.development:
+        DEVELOPMENT.set(record.development["solved"])
     _count(record)
 
 
@@ -81,13 +100,17 @@ def _count(record: IterationRecord) -> None:
     ITERATION_SECONDS.observe(record.seconds["iteration"])
 
 
-def observe_fleet(fleet: str, members: Iterable[Mapping[str, Any]], restarts: int) -> None:
-    """Export a fleet's members, as `Fleet.describe` gives them."""
-    for _, state in [labels for labels in MEMBERS._metrics if labels[0] == fleet]:
-        MEMBERS.labels(fleet, state).set(0)
-    for state, count in Tally(member["state"] for member in members).items():
-        MEMBERS.labels(fleet, state).set(count)
-    RESTARTS.labels(fleet).set(restarts)
+def observe_fleet(name: str, fleet: Fleet) -> None:
+    """Export a fleet: its members by state, its target, its calls."""
+    for _, state in [labels for labels in MEMBERS._metrics if labels[0] == name]:
+        MEMBERS.labels(name, state).set(0)
+    for state, count in Tally(member["state"] for member in fleet.describe()).items():
+        MEMBERS.labels(name, state).set(count)
+    RESTARTS.labels(name).set(fleet.restarts)
+    TARGET.labels(name).set(fleet.target)
+    UNPLACED.labels(name).set(len(fleet.unplaced))
+    CALLS.labels(name, "in_flight").set(fleet.in_flight)
+    CALLS.labels(name, "waiting").set(fleet.waiting)
 
 
 def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
@@ -96,7 +119,7 @@ def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
         if isinstance(value, dict):
             nested = ((f"{name}/{key}", item) for key, item in value.items())
             yield from ((key, float(item)) for key, item in nested if item is not None)
-        elif value is not None and name != "iteration":
+        elif isinstance(value, int | float) and name != "iteration":
             yield f"game/{name}", float(value)
 
 

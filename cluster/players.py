@@ -23,6 +23,11 @@ class Published(Protocol):
     """What a publish came to (`learner.publisher.PublishReport`)."""
 
     @property
+    def parity(self) -> Mapping[str, float]:
+        """Mean |Δ log-probability| of the probe by member, in nats."""
+        ...
+
+    @property
     def lost(self) -> Mapping[str, str]:
         """Members that could not be reached and may hold old weights, with the cause."""
         ...
@@ -64,15 +69,19 @@ class Policy:
             yield
             await self._sleep(False)
 
-    async def publish(self, version: int) -> None:
-        """Give every serving member the new weights.
+    async def publish(self, version: int) -> float:
+        """Give every serving member the new weights; return the largest probe difference.
 
-        One that died or could not be reached is restarted: it must not go on with old weights.
+        It is in nats per token, NaN where no member was reached. A member that died or could not
+        be reached is restarted: it must not go on with old weights.
         """
         await self._sleep(False)
-        report = await self.publisher.publish(version, self.fleet.serving())
+        members = self.fleet.serving()
+        report = await self.publisher.publish(version, members)
+        self.fleet.note_version(version, members.keys() - report.lost.keys())
         for name, cause in report.lost.items():
             self.fleet.replace(name, f"publish of version {version}: {cause}")
+        return max(report.parity.values(), default=math.nan)
 
     async def _sleep(self, asleep: bool) -> None:
         if asleep != self._asleep:

@@ -6,20 +6,27 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors.telemetry import serve_metrics
+from cluster.autoscaling import Autoscaler
 from cluster.console import Console, summary_text
+from cluster.control import Control
 from cluster.faults import RunError
 from cluster.game import Game, Pending
-from cluster.heldout import HeldOut
+from cluster.guards import Alarm, Guards, figure
+from cluster.heldout import HeldOut, Problems
 from cluster.ledger import Ledger
-from cluster.metrics import Discovery, History, Target, observe, observe_fleet
+from cluster.metrics import ALARMS, Discovery, History, Target, observe, observe_fleet
 from cluster.pending import load_pending, save_pending
 from cluster.players import sampling_of
 from cluster.record import IterationRecord
+from cluster.rollback import RollBackError, rollbacks_of
+from cluster.rundir import CHECKPOINTS, EXPORT
+from cluster.status import Status, status_of
 from cluster.wiring import Wired
 from configs.errors import UserError
 from configs.provenance import versions
@@ -31,8 +38,8 @@ from learner.checkpoint import CheckpointStore, read_state, write_durably
 
 log = logging.getLogger(__name__)
 
-LEARNER, EXPORT = "deepspeed", "hf"
-"""Folders of a checkpoint."""
+LEARNER = "deepspeed"
+"""The folder of the learner's state in a checkpoint."""
 
 
 class Playing:
@@ -57,11 +64,18 @@ class Playing:
         self.started = started
         self.run_dir = config.run_dir
         # Absolute, since learner ranks write there too, from directories of their own.
-        checkpoints = (self.run_dir / "checkpoints").absolute()
+        checkpoints = (self.run_dir / CHECKPOINTS).absolute()
         self.store = CheckpointStore(checkpoints, config.checkpoint.keep)
         self.ledger = Ledger(self.run_dir)
         self.heldout = HeldOut(config.heldout, self.run_dir) if config.heldout else None
+        self.development = (
+            Problems("development", config.development) if config.development else None
+        )
         self.game: Game | None = None
+        self.control = Control(
+            self.run_dir, {"status": self._status, "scale": self._scale, "stop": self._stop}
+        )
+        self._last: IterationRecord | None = None
         self._saved: int | None = None
         self._closing: list[Any] = []
 
@@ -72,6 +86,11 @@ class Playing:
         self.game.stop.set()
         print("Stopping after this iteration, with a checkpoint; once more to stop at once.")
         return True
+
+    @property
+    def iteration(self) -> int:
+        """Iterations trained."""
+        return self.game.iteration if self.game is not None else 0
 
     async def play(self) -> None:
         """Play the run to its end, or until it is asked to stop."""
@@ -97,6 +116,29 @@ class Playing:
         for thing in self._closing:
             thing.close()
 
+    # --- what others ask of the run ---
+
+    async def _status(self) -> Status:
+        if self.game is None:
+            raise UserError(f"{self.run_dir} is starting: ask again when its actors are up")
+        return status_of(self.game, self.wired.fleets, self._last)
+
+    async def _scale(self, sizes: dict[str, int]) -> Status:
+        """Give fleets other sizes; none is changed where one of them is wrong."""
+        fleets = self.wired.fleets
+        if unknown := sorted(sizes.keys() - fleets.keys()):
+            raise UserError(f"there is no fleet {unknown[0]}; there are {', '.join(fleets)}")
+        if self.config.colocate and "rollout" in sizes:
+            raise UserError("colocate is for one engine beside the learner: rollout has one size")
+        # The smallest first: a size that is refused is refused before anything is changed.
+        for name in sorted(sizes, key=lambda name: sizes[name]):
+            fleets[name].resize(sizes[name])
+        return await self._status()
+
+    async def _stop(self) -> None:
+        if not self.ask_to_stop():
+            raise UserError(f"{self.run_dir} is starting, or stopping already: wait for it")
+
     # --- before the game ---
 
     async def _set_up(self) -> Game:
@@ -113,6 +155,9 @@ class Playing:
         await self._serve_metrics()
         self.history = History(self.run_dir, iteration)
         self._closing.append(self.history)
+        self.guards = Guards(self.config.guards, read_history(self.run_dir))
+        fleets, staleness = self.wired.fleets, self.config.staleness
+        self.autoscaler = Autoscaler(fleets, staleness, time.monotonic())
         # What making the model took is not set-up.
         self.seconds["setup"] = time.perf_counter() - self.started - self.seconds["base_model"]
         print(f"  actors      {self._counts()}; ready after {self.seconds['setup']:.0f} s")
@@ -150,9 +195,9 @@ class Playing:
     async def _serve_metrics(self) -> None:
         """Serve the driver's metrics, and the discovery of every process that serves some."""
         metrics = self.config.metrics
-        driver = Target(serve_metrics(metrics.host), {"fleet": "driver"})
+        driver = Target(serve_metrics(metrics.host), self._labels("driver"))
         ranks = [
-            Target(rank["metrics_address"], {"fleet": "learner", "member": f"learner-{i}"})
+            Target(rank["metrics_address"], self._labels("learner", f"learner-{i}"))
             for i, rank in enumerate(await self.wired.learner.describe())
         ]
         discovery = Discovery(
@@ -167,7 +212,11 @@ class Playing:
         for name, fleet in self.wired.fleets.items():
             for member in fleet.describe():
                 if address := member.get("metrics_address"):
-                    yield Target(address, {"fleet": name, "member": member["name"]})
+                    yield Target(address, self._labels(name, member["name"]))
+
+    def _labels(self, fleet: str, member: str | None = None) -> dict[str, str]:
+        labels = {"run": self.run_dir.absolute().name, "fleet": fleet}
+        return labels if member is None else labels | {"member": member}
 
     def _counts(self) -> str:
         counts = {name: len(fleet.serving()) for name, fleet in self.wired.fleets.items()}
@@ -180,17 +229,60 @@ class Playing:
         console = Console(self.config.iterations)
         async with contextlib.aclosing(game.play()) as records:
             async for record in records:
-                self._note(record)
+                record = await self._developed(record)
+                alarms = self.guards.check(record.as_dict())
+                self._note(record.with_alarms(alarms))
                 for line in console.lines(record):
                     print(line, flush=True)
-                if game.iteration % self.config.checkpoint.every == 0:
-                    await self._save(game)
+                await self._save_when_due(game, record)
+                self._act(alarms)
+
+    async def _developed(self, record: IterationRecord) -> IterationRecord:
+        """The record with the solve rate of the development problems, where it is due."""
+        config = self.config.development
+        if config is None or self.development is None or (record.iteration + 1) % config.every:
+            return record
+        sampling = sampling_of(self.config.solver.sampling, logprobs=False)
+        encode = self.wired.prompts.solve
+        outcome = await self.development.outcome(self.wired.policy, encode, sampling)
+        return replace(record, development={"solved": outcome.rate})
+
+    async def _save_when_due(self, game: Game, record: IterationRecord) -> None:
+        """Write a checkpoint where one is due, or where this is the best so far."""
+        due = game.iteration % self.config.checkpoint.every == 0
+        named = self.config.checkpoint.best
+        value = None
+        if named is not None and (due or record.development):
+            value = figure(record.as_dict(), named, "checkpoint.best")
+        marked = self.store.best()
+        better = value is not None and (marked is None or value > marked[1])
+        if due or better:
+            await self._save(game)
+        if value is not None and better:
+            self.store.mark_best(game.iteration, value)
+
+    def _act(self, alarms: Sequence[Alarm]) -> None:
+        """Do what the guards ask for."""
+        for alarm in alarms:
+            ALARMS.labels(alarm.guard.metric, alarm.guard.action).inc()
+            log.warning("guard: %s", alarm)
+        for alarm in alarms:
+            if alarm.guard.action == "stop":
+                raise RunError(f"a guard has stopped the run: {alarm}")
+            if alarm.guard.action == "rollback":
+                done, limit = len(rollbacks_of(self.run_dir)), self.config.faults.rollbacks
+                if done < limit:
+                    raise RollBackError(alarm)
+                raise RunError(f"{alarm}, after {done} rollbacks (faults.rollbacks {limit})")
 
     def _note(self, record: IterationRecord) -> None:
+        self._last = record
         self.history.write(record)
         observe(record, self.config.iterations)
+        waiting_share = record.seconds["wait"] / record.seconds["iteration"]
+        self.autoscaler.observe(time.monotonic(), waiting_share)
         for name, fleet in self.wired.fleets.items():
-            observe_fleet(name, fleet.describe(), fleet.restarts)
+            observe_fleet(name, fleet)
 
     async def _save(self, game: Game) -> None:
         """Write a checkpoint, unless there is one of this iteration and nothing is pending."""

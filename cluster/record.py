@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ import numpy.typing as npt
 
 from actors.records import Group, Rejected
 from configs.rewards import Part
+from rewards.codelike import code_share
+from rewards.diversity import query_statistics
 from rewards.reward import combine
 
 Floats = npt.NDArray[np.float64]
@@ -34,6 +36,11 @@ class StepOutcome(Protocol):
     @property
     def metrics(self) -> dict[str, float]:
         """Loss, KL and the like."""
+        ...
+
+    @property
+    def diversity(self) -> dict[str, float]:
+        """What of past queries the batch repeats: duplicates, novelty, repetition."""
         ...
 
     @property
@@ -78,6 +85,8 @@ class IterationRecord:
     """The learner's own metrics: loss, KL, gradient norm, …"""
     admitted: int
     """Queries the gate let through and that were trained."""
+    admitted_share: float
+    """The same over all queries that were sampled."""
     rejected: dict[str, int]
     """Queries the gate turned away, by reason."""
     dropped: dict[str, int]
@@ -93,12 +102,24 @@ class IterationRecord:
     """Share of the answers that the token limit cut off."""
     distinct_queries: float
     """Share of different texts among all queries that were sampled."""
+    diversity: dict[str, float]
+    """How much the trained queries differ, and what the answers look like (`rewards.diversity`)."""
+    probe_difference: float
+    """Mean |Δ log-probability| of the parity probe, engine against learner, at the worst engine."""
     tokens_generated: int
     """Of queries, the rejected ones too, and answers."""
     tokens_per_second: float
     """Of generation, over the iteration's whole time."""
     seconds: dict[str, float]
     """By phase: generate, reward, wait (for the batch), train, publish, iteration."""
+    development: dict[str, float] = field(default_factory=dict)
+    """`solved`: solve rate of the development problems, where it was measured after this one."""
+    alarms: list[str] = field(default_factory=list)
+    """What the guards said."""
+
+    def with_alarms(self, alarms: Iterable[object]) -> IterationRecord:
+        """The record with what the guards said."""
+        return replace(self, alarms=[str(alarm) for alarm in alarms])
 
     def as_dict(self) -> dict[str, Any]:
         """The record as JSON takes it: null for NaN and infinities."""
@@ -112,6 +133,7 @@ def summarise(
     outcome: StepOutcome,
     parts: Sequence[Part],
     dropped: Counter[str],
+    probe_difference: float,
     seconds: dict[str, float],
 ) -> IterationRecord:
     """The record of the iteration that trained `groups`."""
@@ -139,6 +161,7 @@ def summarise(
         parts=means,
         learner=dict(outcome.metrics),
         admitted=len(answered),
+        admitted_share=len(answered) / len(texts),
         rejected=dict(Counter(one.reason for one in turned_away)),
         dropped=dict(dropped),
         staleness_mean=_mean(staleness),
@@ -147,10 +170,19 @@ def summarise(
         answer_tokens=_mean([len(c.token_ids) for c in answers]),
         answers_cut=_mean([c.finish_reason == "length" for c in answers]),
         distinct_queries=len(set(texts)) / len(texts),
+        diversity=diversity_of(groups) | outcome.diversity,
+        probe_difference=probe_difference,
         tokens_generated=tokens,
         tokens_per_second=tokens / seconds["iteration"],
         seconds=seconds,
     )
+
+
+def diversity_of(groups: Sequence[Group]) -> dict[str, float]:
+    """How much the trained queries differ from each other, and what the answers look like."""
+    queries = [group.query.text for group in groups if group.answers]
+    answers = [answer.text for group in groups for answer in group.answers]
+    return asdict(query_statistics(queries)) | {"code_answers": code_share(answers)}
 
 
 def quality_of(group: Group) -> float:

@@ -21,21 +21,23 @@ from typing import Any
 
 import ray
 
-from cluster.claim import claimed
-from cluster.initial import initial_model, pinned
+from cluster.claim import Announce, claimed
+from cluster.initial import InitialModel, initial_model, pinned
 from cluster.inputs import check_prompts
 from cluster.plan import make_plan, nodes_from, ray_resources, this_machine
 from cluster.playing import Playing
-from cluster.rundir import check_unchanged, logged, open_run, reopen_run
+from cluster.rollback import RollBackError, roll_back, settings_now
+from cluster.rundir import best_export, check_unchanged, logged, newest_export, open_run, reopen_run
+from cluster.signals import answering
 from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
 from evaluation.run_files import read_summary
-from learner.checkpoint import CheckpointStore, read_state
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+RAY_STARTS = 3
+"""Tries to start a Ray of our own."""
 
 
 def train(config: RunConfig) -> None:
@@ -54,21 +56,17 @@ def resume(run_dir: Path) -> None:
     _run(config)
 
 
-def export(run_dir: Path, target: Path) -> None:
-    """Copy the newest checkpoint's Hugging Face model out of a run."""
-    config = reopen_run(run_dir)
-    folder = CheckpointStore(run_dir / "checkpoints", config.checkpoint.keep).latest()
-    if folder is None:
-        raise UserError(f"{run_dir} has no checkpoint yet")
-    read_state(folder)
+def export(run_dir: Path, target: Path, *, best: bool = False) -> None:
+    """Copy the Hugging Face model of the newest checkpoint, or of the best, out of a run."""
+    model = best_export(run_dir) if best else newest_export(run_dir)
     if target.exists():
         raise UserError(f"{target} exists already: name a folder that does not")
     try:
-        shutil.copytree(folder / "hf", target)
+        shutil.copytree(model, target)
     except shutil.Error as error:
         # Its argument is a list of (source, target, reason).
         raise UserError(f"{target} cannot be written: {error.args[0][0][2]}") from error
-    print(f"{target}: the model after iteration {folder.name}, for transformers and vLLM.")
+    print(f"{target}: the model after iteration {model.parent.name}, for transformers and vLLM.")
 
 
 def _run(config: RunConfig) -> None:
@@ -76,19 +74,32 @@ def _run(config: RunConfig) -> None:
         print(f"{config.run_dir} has ended; its summary and its report are there.")
         return
     started = time.perf_counter()
-    with claimed(config.run_dir), logged(config.run_dir):
+    with claimed(config.run_dir) as announce, logged(config.run_dir):
         check_unchanged(config)
         model = initial_model(config)
         seconds = {"base_model": time.perf_counter() - started}
         if config.model.make is not None:
             check_prompts(config, model.path)
         config = pinned(config, model)
-        playing = Playing(config, wire(config, model.path), model.identity, seconds, started)
-        connect()
-        try:
-            asyncio.run(_play(playing))
-        finally:
-            ray.shutdown()
+        while _taken_back(settings_now(config), model, announce, seconds, started):
+            started, seconds = time.perf_counter(), {"base_model": 0.0}
+
+
+def _taken_back(
+    config: RunConfig,
+    model: InitialModel,
+    announce: Announce,
+    seconds: dict[str, float],
+    started: float,
+) -> bool:
+    """Play on from the last checkpoint; whether it ends with a guard that takes the run back."""
+    playing = Playing(config, wire(config, model.path), model.identity, seconds, started)
+    try:
+        asyncio.run(_play(playing, announce))
+    except RollBackError as back:
+        print(roll_back(config, back.alarm, playing.iteration))
+        return True
+    return False
 
 
 def connect() -> None:
@@ -100,41 +111,55 @@ def connect() -> None:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": environment},
     }
-    if "RAY_ADDRESS" in os.environ:
-        ray.init(**options)
-    else:
+    if "RAY_ADDRESS" not in os.environ:
         # What the plan counted, which Ray may count otherwise.
-        resources = ray_resources(this_machine())
-        ray.init(address="local", include_dashboard=False, **resources, **options)
+        options |= {"address": "local", "include_dashboard": False}
+        options |= ray_resources(this_machine())
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(options)
+    finally:
+        # Ray's own handler would end the process on the spot.
+        signal.signal(signal.SIGTERM, before)
 
 
-async def _play(playing: Playing) -> None:
+def _init(options: dict[str, Any]) -> None:
+    """Start or reach Ray; a start is tried again, since Ray gives parts of its own only 15 s."""
+    for left in reversed(range(RAY_STARTS)):
+        try:
+            ray.init(**options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if not left or "timed out during startup" not in str(error):
+                raise
+            log.warning("Ray did not start in its time, as on a machine under load: trying again")
+
+
+async def _play(playing: Playing, announce: Announce) -> None:
     """Start the actors, play, and end the actors, whatever happens."""
-    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    main = asyncio.current_task()
     assert main is not None
 
-    def asked_to_stop() -> None:
+    def asked_to_stop(number: signal.Signals) -> None:
+        if number == signal.SIGHUP:
+            # The terminal is gone, and printing to it would end the run before it is saved.
+            sys.stdout = sys.stderr = io.StringIO()
         # The second time, or before there is a game to save: at once.
         if not playing.ask_to_stop():
             main.cancel()
 
-    def hung_up() -> None:
-        # The terminal is gone, and printing to it would end the run before it is saved.
-        sys.stdout = sys.stderr = io.StringIO()
-        asked_to_stop()
-
-    # A signal that is ignored is so on purpose, as nohup does.
-    caught = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    for number in caught:
-        loop.add_signal_handler(number, hung_up if number == signal.SIGHUP else asked_to_stop)
-    try:
-        await playing.play()
-    except asyncio.CancelledError:
-        raise KeyboardInterrupt from None
-    finally:
-        # Whoever asks for an end now has it already, and half a clean-up leaves processes.
-        for number in caught:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)
-        await playing.wired.stop()
-        playing.close()
+    with answering(asked_to_stop) as ignore:
+        try:
+            connect()
+            playing.control.start()
+            announce(ray.get_runtime_context().gcs_address, playing.control.name)
+            await playing.play()
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            ignore()
+            await playing.control.stop()
+            await playing.wired.stop()
+            playing.close()
+            ray.shutdown()

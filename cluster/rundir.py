@@ -12,10 +12,14 @@ from cluster.initial import KEPT
 from configs.errors import UserError
 from configs.load import RESOLVED, differences, load_resolved, save_resolved
 from configs.schema import RunConfig
+from learner.checkpoint import CheckpointStore, read_state
 
 log = logging.getLogger(__name__)
 
 LOGS = "logs"
+CHECKPOINTS = "checkpoints"
+EXPORT = "hf"
+"""The folder of the Hugging Face model in a checkpoint."""
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -45,6 +49,35 @@ def open_run(config: RunConfig) -> bool:
 def reopen_run(run_dir: Path) -> RunConfig:
     """The configuration of the run in `run_dir`, wherever the directory was moved to."""
     return load_resolved(run_dir).model_copy(update={"run_dir": run_dir})
+
+
+def newest_export(run_dir: Path) -> Path:
+    """The Hugging Face model in a run's newest checkpoint.
+
+    Raises UserError where the run has no checkpoint, or what it has is not whole.
+    """
+    keep = reopen_run(run_dir).checkpoint.keep
+    folder = CheckpointStore(run_dir / CHECKPOINTS, keep).latest()
+    if folder is None:
+        raise UserError(f"{run_dir} has no checkpoint yet: let it play on until it has")
+    read_state(folder)
+    return folder / EXPORT
+
+
+def best_export(run_dir: Path) -> Path:
+    """The Hugging Face model in the checkpoint that `checkpoint.best` has marked.
+
+    Raises UserError where none is marked, or what it has is not whole.
+    """
+    checkpoint = reopen_run(run_dir).checkpoint
+    marked = CheckpointStore(run_dir / CHECKPOINTS, checkpoint.keep).best()
+    if marked is None:
+        raise UserError(
+            f"{run_dir} has no best checkpoint (checkpoint.best is {checkpoint.best}): leave --best"
+            " out for the newest"
+        )
+    read_state(marked[0])
+    return marked[0] / EXPORT
 
 
 @contextlib.contextmanager

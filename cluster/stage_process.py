@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from cluster.signals import caught_signals
 
 
 def play_apart(config: Path, overrides: Sequence[str]) -> int:
@@ -49,9 +49,7 @@ def run_apart(command: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _caught(ask: Callable[[int], None]) -> Iterator[None]:
-    # A signal that is ignored is so on purpose, as nohup does.
-    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, lambda number, _: ask(number)) for n in numbers}
+    before = {n: signal.signal(n, lambda number, _: ask(number)) for n in caught_signals()}
     try:
         yield
     finally:

@@ -12,15 +12,13 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal
 
-import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.gate import Gate
-from actors.placing import thread_environment
 from actors.records import Query, TokenIds
 from actors.roles import (
     CHALLENGER_PROMPT,
@@ -41,6 +39,7 @@ from cluster.players import (
     Solver,
     sampling_of,
 )
+from cluster.reserving import actor_class
 from cluster.round import Scorer
 from cluster.seeds import Seeds
 from cluster.sources import (
@@ -51,7 +50,6 @@ from cluster.sources import (
     rows_that_fit,
 )
 from configs.errors import UserError
-from configs.fleets import EngineConfig, FleetConfig
 from configs.rewards import PreferencePart, VerifierPart
 from configs.schema import RunConfig
 from learner.group import LearnerGroup
@@ -62,8 +60,6 @@ from rewards.verifier_actor import VerifierActor
 
 log = logging.getLogger(__name__)
 
-MOST_CALLS = 1000
-"""Calls that one actor takes at a time; the engines batch them."""
 Backend = Literal["nccl", "ipc", "object_store"]
 PROBE_TEXT = "The same prompt, again and again: what follows it tells whose weights these are."
 
@@ -223,7 +219,7 @@ def _fleets(
     host, model = config.metrics.host, config.model
 
     def rollout(name: str) -> ActorHandle:
-        return _actor(RolloutActor, config.rollout).remote(
+        return actor_class(RolloutActor, config.rollout).remote(
             model_path,
             config.rollout,
             name=name,
@@ -239,7 +235,7 @@ def _fleets(
     if quality is not None:
 
         def judge(name: str) -> ActorHandle:
-            return _actor(QualityActor, quality.fleet).remote(
+            return actor_class(QualityActor, quality.fleet).remote(
                 model_path,
                 quality,
                 name=name,
@@ -263,25 +259,12 @@ def _part_spawner(
 
     def spawn(name: str) -> ActorHandle:
         if isinstance(part, VerifierPart):
-            return _actor(VerifierActor, part.fleet).remote(part, name=name, metrics_host=host)
-        return _actor(PreferenceActor, part.fleet).remote(
+            return actor_class(VerifierActor, part.fleet).remote(part, name=name, metrics_host=host)
+        return actor_class(PreferenceActor, part.fleet).remote(
             part, name=name, metrics_host=host, chat_date=config.model.chat_date
         )
 
     return spawn
-
-
-def _actor(kind: type, config: FleetConfig) -> Any:
-    """An actor class with what its fleet reserves; Ray itself restarts nothing."""
-    gpus = config.gpus
-    if isinstance(config, EngineConfig):
-        gpus *= config.tensor_parallel
-    return ray.remote(kind).options(
-        num_cpus=config.cpus,
-        num_gpus=gpus,
-        max_concurrency=MOST_CALLS,
-        runtime_env={"env_vars": thread_environment(config.threads)},
-    )
 
 
 def _source(config: RunConfig, policy: Policy, prompts: Prompts, seeds: Seeds) -> QuerySource:

@@ -27,6 +27,24 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _partial_sections_keep_their_defaults(cls, values: Any) -> Any:
+        """A section given in part keeps the rest of what this place has as its default.
+
+        Else `rewards.quality.sampling.max_tokens=40` alone would make the judge sample at the
+        temperature of any sampling, not greedily as it does without.
+        """
+        if not isinstance(values, dict):
+            return values
+        merged = dict(values)
+        for name, given in values.items():
+            default = cls.model_fields[name].default if name in cls.model_fields else None
+            if isinstance(default, Config) and isinstance(given, dict):
+                own = {key: getattr(default, key) for key in default.model_fields_set}
+                merged[name] = own | given
+        return merged
+
+    @model_validator(mode="before")
+    @classmethod
     def _yes_is_no_number(cls, values: Any) -> Any:
         """YAML reads `yes` as true, which pydantic would take for 1."""
         fields = cls.model_fields

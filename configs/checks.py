@@ -20,6 +20,7 @@ def check_agreement(config: RunConfig) -> None:
     _check_mix(config)
     _check_references(config)
     _check_learnability(config)
+    _check_steering(config)
     _check_sampling(config)
     _check_fleets(config)
     _check_verifier_deadlines(config)
@@ -104,6 +105,24 @@ def _check_learnability(config: RunConfig) -> None:
         wanted in verifiers,
         f"challenger.learnability_part must name a verifier of rewards.parts, one of {verifiers};"
         f" it is {wanted!r}",
+    )
+
+
+def _check_steering(config: RunConfig) -> None:
+    challenger = config.challenger
+    _demand(
+        challenger.quality == "sum" or challenger.reward == "learnability",
+        "challenger.quality gate multiplies by V_Q/7, and −V is largest where V_Q is 0 then: set"
+        " challenger.reward to learnability, or challenger.quality to sum",
+    )
+    _demand(
+        challenger.quality == "sum" or config.rewards.quality is not None,
+        "challenger.quality gate needs rewards.quality",
+    )
+    best = config.checkpoint.best or ""
+    _demand(
+        not best.startswith("development") or config.development is not None,
+        f"checkpoint.best is {best}, and the section development is not there",
     )
 
 

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from configs.base import Config, FunctionName
+from configs.errors import naming
 from configs.load import configured, read_yaml
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
 """A name that can be a folder's."""
 
+SAVED = "experiment.yaml"
+"""The experiment as it was played last, in its folder."""
 THEN = "+"
 """Joins the names of a chain's stages to a folder's name; no stage's name can hold it."""
 SET_BY_EXPERIMENT = ("run_dir", "seed")
@@ -98,6 +102,17 @@ def load_experiment(path: Path, seeds: Sequence[int] | None = None) -> Experimen
     """
     overrides = [f"seeds={list(seeds)}"] if seeds else []
     return configured(ExperimentConfig, read_yaml(path), overrides, str(path))
+
+
+def save_experiment(config: ExperimentConfig) -> None:
+    """Write EXPERIMENT/experiment.yaml, by which the folder is known and reported on."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    path = config.experiment_dir / SAVED
+    unfinished = path.with_suffix(".tmp")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(f"# What this experiment is, as it was played last.\n{text}", "utf-8")
+        unfinished.replace(path)
 
 
 def chains(config: ExperimentConfig) -> Chains:

@@ -98,7 +98,11 @@ class CheckpointConfig(Config):
     every: int = Field(default=50, ge=1)
     """Iterations between checkpoints; one is always written at a stop and at the end."""
     keep: int = Field(default=2, ge=1)
-    """How many are kept."""
+    """How many are kept, the newest ones."""
+    best: str | None = Field(default=None, pattern=r"^[a-z_]+(\.\w+)?$")
+    """A figure of metrics.jsonl, for example development.solved: the checkpoint where it was
+    highest is kept too, and `selfplay export --best` copies it out. It is looked at whenever a
+    checkpoint is due or `development` is measured. null: none."""
 
 
 class FaultConfig(Config):
@@ -108,3 +112,5 @@ class FaultConfig(Config):
     """Groups dropped in a row (NaN reward, no parsable verdict) before the run stops."""
     bad_steps: int = Field(default=3, ge=1)
     """Training steps in a row with a NaN or infinite loss before the run stops."""
+    rollbacks: int = Field(default=3, ge=1)
+    """How often guards may roll the run back before it stops instead."""

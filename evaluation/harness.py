@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from actors.generator import Generator
 from actors.records import GenerationRequest, Sampling, TokenIds
 from evaluation.benchmarks import Benchmark
 from evaluation.intervals import wilson
-from evaluation.rows import Row, load_rows
+from evaluation.rows import Row
 from rewards.killable import score_apart
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ async def evaluate(
     generator: Generator,
     encode: Callable[[str], TokenIds],
     sampling: Sampling,
-    path: Path | None = None,
+    rows: Sequence[Row],
 ) -> Scores:
     """Answer every query of a benchmark once, and score.
 
@@ -92,10 +91,7 @@ async def evaluate(
         generator: Makes the answers.
         encode: Makes the Solver's prompt of a query.
         sampling: How answers are sampled; lm_eval's own settings are not used.
-        path: A JSON-lines file with the benchmark's rows; None: from the hub.
-
-    Raises:
-        UserError: The file or the hub cannot be read, or holds something else.
+        rows: The benchmark's rows, in its hub data set's form.
     """
     loop = asyncio.get_running_loop()
 
@@ -103,7 +99,6 @@ async def evaluate(
         answering = _answers(generator, [encode(query) for query in queries], sampling)
         return asyncio.run_coroutine_threadsafe(answering, loop).result()
 
-    rows = [row for _, row in load_rows(path, benchmark.hub, benchmark.fields)]
     items, notes = await asyncio.to_thread(_evaluate, benchmark, rows, ask)
     if benchmark.reference is not None:
         notes += await _verify(benchmark.reference, items)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,17 @@ PER_CALL = 64
 RIGHT = 1.0
 """What a verifier gives a right answer."""
 
-Problem = tuple[str, str]
-"""(query, family)."""
+
+class Problem(NamedTuple):
+    """A problem that training never uses."""
+
+    query: str
+    family: str
+    reference: str | None = None
+
+
 Verify = Callable[[Sequence[tuple[str, str, str | None]]], Awaitable[Sequence[float | None]]]
-"""Scores each (query, answer, reference), None where it could not (`rewards.killable`); a
-held-out problem has no reference."""
+"""Scores each (query, answer, reference), None where it could not (`rewards.killable`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +63,16 @@ async def evaluate(
     Of `sampling` only the token limit and the stop texts are used.
     """
     greedy = Sampling(temperature=0.0, max_tokens=sampling.max_tokens, stop=sampling.stop)
-    requests = [GenerationRequest(encode(query), greedy) for query, _ in problems]
+    requests = [GenerationRequest(encode(problem.query), greedy) for problem in problems]
     parts = [requests[i : i + PER_CALL] for i in range(0, len(requests), PER_CALL)]
     made = await asyncio.gather(*(generator.generate(part) for part in parts))
     answers = tuple(completion.text for part in made for completion in part)
     pairs = zip(problems, answers, strict=True)
-    scores = await verify([(query, answer, None) for (query, _), answer in pairs])
+    scores = await verify([(one.query, answer, one.reference) for one, answer in pairs])
     unverified = sum(score is None for score in scores)
     if unverified:
         log.warning(
-            "held-out: heldout.verifier hung or failed on %d of %d answers; they count as wrong",
+            "the verifier of problems hung or failed on %d of %d answers; they count as wrong",
             unverified,
             len(answers),
         )
@@ -128,14 +134,14 @@ def _found(
 ) -> Booleans:
     """Which problems are among the queries [n]."""
     seen = {identity(query) for query in queries}
-    return np.array([identity(query) in seen for query, _ in problems], bool)
+    return np.array([identity(problem.query) in seen for problem in problems], bool)
 
 
 def families(
     problems: Sequence[Problem], before: Outcome, after: Outcome
 ) -> dict[str, dict[str, float]]:
     """Solve rates by family: {family: {n, before, after}}."""
-    family_n = np.array([family for _, family in problems])
+    family_n = np.array([problem.family for problem in problems])
     return {
         str(family): {
             "n": int((family_n == family).sum()),

@@ -21,6 +21,8 @@ from actors.records import Verdict
 Floats = npt.NDArray[np.float64]
 ChallengerForm = Literal["quality", "minus_v", "learnability"]
 
+MOST_QUALITY = 7
+"""The highest R_Q."""
 STD_EPSILON = 1e-4
 """Added to the standard deviation that advantages are divided by, as TRL's GRPO does."""
 
@@ -114,11 +116,14 @@ def challenger_reward(
     quality_G: Floats | None,
     weight: float,
     solved_G: Floats | None = None,
+    *,
+    gated: bool = False,
 ) -> float:
     """Return the reward of the query whose answers earned `reward_G`.
 
     quality: −V + w·V_Q. minus_v: −V. learnability: min(p, 1−p) + w·V_Q, with p the mean of
-    `solved_G`, a verifier's raw 0..1 (R-Zero, arXiv 2508.05004).
+    `solved_G`, a verifier's raw 0..1 (R-Zero, arXiv 2508.05004); `gated`: min(p, 1−p) · V_Q/7
+    (after SGS, arXiv 2604.20209).
     """
     bonus = 0.0 if quality_G is None else weight * float(quality_G.mean())
     if form == "minus_v":
@@ -128,7 +133,12 @@ def challenger_reward(
     if solved_G is None:
         raise ValueError("learnability needs the raw values of one verifier part")
     solved = float(solved_G.mean())
-    return min(solved, 1.0 - solved) + bonus
+    learnable = min(solved, 1.0 - solved)
+    if not gated:
+        return learnable + bonus
+    if quality_G is None:
+        raise ValueError("a gate of quality needs verdicts")
+    return learnable * float(quality_G.mean()) / MOST_QUALITY
 
 
 def with_kl_in_reward(outcome: Outcome, penalty_G: Floats, penalty_query: float) -> Outcome:
@@ -140,11 +150,15 @@ def with_kl_in_reward(outcome: Outcome, penalty_G: Floats, penalty_query: float)
     return replace(outcome, solver=outcome.solver - penalty_G, challenger=challenger)
 
 
-def assign_credit(outcomes: Sequence[Outcome], *, divide_by_std: bool) -> Credit:
+def assign_credit(
+    outcomes: Sequence[Outcome], *, divide_by_std: bool, tasks: Sequence[str] | None = None
+) -> Credit:
     """Turn the rewards of a batch of N groups into advantages.
 
-    `divide_by_std` divides the Solver's advantages by their group's standard deviation. Raises
-    ValueError on a reward that is not finite: dropping such a group is the game's part.
+    `divide_by_std` divides the Solver's advantages by their group's standard deviation. `tasks`
+    [N] names each query's task where its reward is centred on those of its own task; a query
+    alone in its task has advantage 0. Raises ValueError on a reward that is not finite: dropping
+    such a group is the game's part.
     """
     rewards_N = _challenger_rewards(outcomes)
     solver = [outcome.solver for outcome in outcomes]
@@ -155,7 +169,7 @@ def assign_credit(outcomes: Sequence[Outcome], *, divide_by_std: bool) -> Credit
         rewards_solver=solver,
         rewards_challenger=rewards_N,
         advantages_solver=[centred(values, divide_by_std) for values in solver],
-        advantages_challenger=_centred_where(rewards_N, trained),
+        advantages_challenger=_centred_within(rewards_N, trained, tasks),
     )
 
 
@@ -179,6 +193,20 @@ def _challenger_rewards(outcomes: Sequence[Outcome]) -> Floats:
     # With no admitted query all rejected ones are equal, and nothing is learnt from them.
     rewards_N[rejected] = min(admitted, default=0.0)
     return rewards_N
+
+
+def _centred_within(
+    rewards_N: Floats, trained_N: npt.NDArray[np.bool_], tasks: Sequence[str] | None
+) -> Floats:
+    """The Challenger's advantages [N], centred over all trained queries or within each task."""
+    if tasks is None:
+        return _centred_where(rewards_N, trained_N)
+    task_N = np.array(tasks)
+    advantages_N = np.full_like(rewards_N, math.nan)
+    for task in np.unique(task_N):
+        own_N = trained_N & (task_N == task)
+        advantages_N[own_N] = _centred_where(rewards_N, own_N)[own_N]
+    return advantages_N
 
 
 def _centred_where(rewards_N: Floats, trained_N: npt.NDArray[np.bool_]) -> Floats:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from actors.records import Completion, Group
-from configs.schema import RunConfig
+from configs.schema import ChallengerConfig, RunConfig
 from learner.advantages import (
     Credit,
     Floats,
@@ -26,6 +26,8 @@ from learner.advantages import (
 )
 from learner.batching import Row
 from learner.losses import CHALLENGER, SOLVER, row_coefficient
+from rewards.diversity import repetition_penalty
+from rewards.memory import QueryMemory
 from rewards.reward import combine
 
 
@@ -89,8 +91,68 @@ def _outcome(group: Group, reward_G: Floats, config: RunConfig) -> Outcome:
         return Outcome(solver=solver_G, challenger=None)
     part = config.challenger.learnability_part
     solved_G = None if part is None else group.scores.parts[part]
-    form = config.challenger.reward
-    return Outcome(solver_G, challenger_reward(form, reward_G, quality_G, weight, solved_G))
+    challenger = challenger_reward(
+        config.challenger.reward,
+        reward_G,
+        quality_G,
+        weight,
+        solved_G,
+        gated=config.challenger.quality == "gate",
+    )
+    return Outcome(solver_G, challenger)
+
+
+@dataclass(frozen=True, eq=False)
+class Diversity:
+    """How a batch's queries resemble each other and those of past iterations.
+
+    Arrays are [N], NaN for a group without answers, which counts in none of them.
+    """
+
+    repetition_N: Floats
+    novelty_N: Floats
+    duplicate_N: Floats
+
+    def means(self) -> dict[str, float]:
+        """Return their means over the batch."""
+        return {
+            "repetition": _known_mean(self.repetition_N),
+            "novelty": _known_mean(self.novelty_N),
+            "duplicates": _known_mean(self.duplicate_N),
+        }
+
+
+def diversity(groups: Sequence[Group], memory: QueryMemory, config: RunConfig) -> Diversity:
+    """Return what is alike in the batch; `memory` holds the queries of past iterations only."""
+    answered_N = np.array([bool(group.answers) for group in groups])
+    texts = [group.query.text for group in groups if group.answers]
+    found = [
+        repetition_penalty(texts, config.challenger.repetition.distance),
+        memory.novelty(texts),
+        memory.duplicates(texts).astype(float),
+    ]
+    arrays = [np.full(len(groups), math.nan) for _ in found]
+    for array_N, values in zip(arrays, found, strict=True):
+        array_N[answered_N] = values
+    return Diversity(*arrays)
+
+
+def steered(earned: Sequence[Outcome], alike: Diversity, config: ChallengerConfig) -> list[Outcome]:
+    """Return the outcomes with the Challenger's penalty on repetition and bonus for novelty."""
+    bonus_N = config.novelty * alike.novelty_N - config.repetition.weight * alike.repetition_N
+    return [
+        outcome
+        if outcome.challenger is None or outcome.rejected
+        else replace(outcome, challenger=outcome.challenger + float(bonus))
+        for outcome, bonus in zip(earned, bonus_N, strict=True)
+    ]
+
+
+def tasks_of(groups: Sequence[Group], config: RunConfig) -> list[str] | None:
+    """Return each query's task [N], None where the Challenger's baseline is the whole batch."""
+    if config.challenger.baseline == "batch":
+        return None
+    return [group.query.task for group in groups]
 
 
 def penalised(
@@ -174,6 +236,10 @@ def _temperature(role: int, config: RunConfig) -> float:
 
 def _mean(values: Floats) -> float:
     return float(values.mean()) if values.size else math.nan
+
+
+def _known_mean(values: Floats) -> float:
+    return _mean(values[~np.isnan(values)])
 
 
 def _std(values: Floats) -> float:

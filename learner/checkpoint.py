@@ -26,8 +26,8 @@ from typing import Any
 from configs.errors import UserError, naming
 
 STATE_FILE = "state.json"
-LATEST_FILE = "latest"
-FORMAT = 1
+LATEST_FILE, BEST_FILE = "latest", "best.json"
+FORMAT = 2
 DRAFT_PREFIX, REPLACED_PREFIX = ".draft-", ".replaced-"
 
 Sizes = dict[Path, int]
@@ -91,6 +91,44 @@ class CheckpointStore:
             )
         return folder
 
+    def mark_best(self, iteration: int, value: float) -> None:
+        """Keep the checkpoint of this iteration until another is marked."""
+        marked = json.dumps({"iteration": iteration, "value": value})
+        write_durably(self.root / BEST_FILE, marked)
+
+    def best(self) -> tuple[Path, float] | None:
+        """Return the folder and the value that were marked last, None where none was."""
+        path = self.root / BEST_FILE
+        if not path.is_file():
+            return None
+        marked = json.loads(path.read_text())
+        return self.root / str(marked["iteration"]), marked["value"]
+
+    def roll_back(self, iteration: int) -> Path | None:
+        """Make the newest checkpoint up to `iteration` the latest one; the newer ones go.
+
+        Returns its folder, None where the run has none so old: it begins anew then.
+        """
+        numbers = self._numbers()
+        kept = [number for number in numbers if number <= iteration]
+        # First, so that a crash on the way leaves a run that goes on from the right place.
+        if kept:
+            write_durably(self.root / LATEST_FILE, str(kept[-1]))
+        else:
+            (self.root / LATEST_FILE).unlink(missing_ok=True)
+        marked = self.best()
+        if marked is not None and int(marked[0].name) > iteration:
+            (self.root / BEST_FILE).unlink()
+        for number in numbers[len(kept) :]:
+            shutil.rmtree(self.root / str(number))
+        return self.root / str(kept[-1]) if kept else None
+
+    def _numbers(self) -> list[int]:
+        """The iterations of all checkpoints, ascending."""
+        if not self.root.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.root.iterdir() if path.name.isdigit())
+
     def _put_in_place(self, draft: Path, final: Path) -> None:
         replaced = self.root / f"{REPLACED_PREFIX}{final.name}"
         shutil.rmtree(replaced, ignore_errors=True)
@@ -101,8 +139,10 @@ class CheckpointStore:
         shutil.rmtree(replaced, ignore_errors=True)
 
     def _remove_old(self, newest: int) -> None:
-        numbers = sorted(int(p.name) for p in self.root.iterdir() if p.name.isdigit())
+        numbers = self._numbers()
         kept = {newest, *numbers[-self.keep :]}
+        if (marked := self.best()) is not None:
+            kept.add(int(marked[0].name))
         for number in numbers:
             if number not in kept:
                 shutil.rmtree(self.root / str(number))

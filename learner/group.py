@@ -8,9 +8,10 @@ collectives.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from learner.advantages import Credit, Floats, RunningMoments, assign_credit
 from learner.batching import split
 from learner.checkpoint import Sizes, write_durably
 from learner.rank import RankReport
+from rewards.memory import QueryMemory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -62,6 +64,7 @@ class StepResult:
 
     applied: bool
     metrics: dict[str, float]
+    diversity: dict[str, float]
     rewards_solver: list[Floats]  # N arrays [G], empty where the query was rejected
     rewards_challenger: Floats  # [N]
     advantages_solver: list[Floats]  # N arrays [G]
@@ -79,6 +82,7 @@ class LearnerGroup:
         self.steps = 0
         """Steps applied: what the weights are, whether published or not."""
         self._moments = RunningMoments()
+        self._memory = QueryMemory(config.challenger.memory)
         self._ranks: list[ActorHandle] = []
         self._placement: PlacementGroup | None = None
 
@@ -102,19 +106,26 @@ class LearnerGroup:
         if self.config.rewards.standardise:
             rewards = [moments.standardise(reward_G) for reward_G in raw]
         places = assembly.slots(groups, self.config)
+        alike = assembly.diversity(groups, self._memory, self.config)
         earned = assembly.outcomes(groups, rewards, self.config)
+        earned = assembly.steered(earned, alike, self.config.challenger)
         kl = self.config.learner.kl
         if kl.place == "reward" and kl.coefficient > 0:
             estimates = await self._kl(places)
             earned = assembly.penalised(earned, places, estimates, kl.coefficient)
-        credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std)
+        credit = assign_credit(
+            earned,
+            divide_by_std=self.config.learner.advantage_std,
+            tasks=assembly.tasks_of(groups, self.config),
+        )
         reports = await self._train(places, credit, iteration)
         if reports[0].applied:
             self._moments = moments
+            self._memory = self._memory.updated([g.query.text for g in groups if g.answers])
             self.steps += 1
         metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
         metrics["padding_share"] = float(np.mean([r.metrics["padding_share"] for r in reports]))
-        return _result(reports, metrics, credit, places)
+        return _result(reports, metrics, alike.means(), credit, places)
 
     async def pack_weights(self, buffer_bytes: int, dtype: Dtype) -> list[ray.ObjectRef[Any]]:
         """Return references to packed buffers with all weights in `dtype`."""
@@ -143,14 +154,19 @@ class LearnerGroup:
         return (await self._all(refs, "the parity probe"))[0]
 
     async def save(self, folder: Path) -> Sizes:
-        """Write optimiser, weights and reward statistics into `folder`.
+        """Write optimiser, weights, reward statistics and past queries into `folder`.
 
         Returns the files that the ranks see there, which may not be what this process sees.
         """
         folder.mkdir(parents=True, exist_ok=True)
         seen = await self._all([rank.save.remote(folder) for rank in self._ranks], "saving")
-        state = {**self._shape(), "steps": self.steps, "moments": self._moments.state_dict()}
-        write_durably(folder / STATE_FILE, json.dumps(state, indent=1))
+        state = {
+            **self._shape(),
+            "steps": self.steps,
+            "moments": self._moments.state_dict(),
+            "memory": self._memory.state_dict(),
+        }
+        write_durably(folder / STATE_FILE, json.dumps(state))
         return {path: size for sizes in seen for path, size in sizes.items()}
 
     async def load(self, folder: Path) -> None:
@@ -168,6 +184,8 @@ class LearnerGroup:
                 )
         await self._all([rank.load.remote(folder) for rank in self._ranks], "loading a checkpoint")
         self._moments = RunningMoments.from_state(state["moments"])
+        capacity = self.config.challenger.memory
+        self._memory = QueryMemory.from_state(state["memory"], capacity)
         self.steps = state["steps"]
 
     async def export(self, folder: Path) -> Sizes:
@@ -237,11 +255,8 @@ class LearnerGroup:
     async def _bounded(self, ref: ray.ObjectRef[Any], what: str) -> Any:
         deadline = self.config.learner.step_deadline_s
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
-        except RayTaskError as e:
-            raise e.cause from e
-        except RayError as e:
-            raise LearnerError(f"learner: {what}: a rank is lost: {e}") from e
+            with _explained(what):
+                return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
         except TimeoutError as e:
             raise LearnerError(f"learner: waited {deadline:.0f} s for {what}") from e
 
@@ -251,12 +266,8 @@ class LearnerGroup:
         LOG.debug("learner: awaiting %s on %d ranks", what, len(refs))
         futures = [asyncio.wrap_future(ref.future()) for ref in refs]
         try:
-            return await asyncio.wait_for(asyncio.gather(*futures), deadline)
-        except RayTaskError as e:
-            # The rank's own error, which may be a sentence for the user.
-            raise e.cause from e
-        except RayError as e:
-            raise LearnerError(f"learner: {what}: a rank is lost: {e}") from e
+            with _explained(what):
+                return await asyncio.wait_for(asyncio.gather(*futures), deadline)
         except TimeoutError as e:
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]
@@ -270,9 +281,21 @@ class LearnerGroup:
         return {"ranks": learner.ranks, "zero_stage": learner.zero_stage, "dtype": learner.dtype}
 
 
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Raise a rank's own error, which may be a sentence for the user, or say that it is lost."""
+    try:
+        yield
+    except RayTaskError as e:
+        raise e.cause from e
+    except RayError as e:
+        raise LearnerError(f"learner: {what}: a rank is lost: {e}") from e
+
+
 def _result(
     reports: Sequence[RankReport],
     metrics: dict[str, float],
+    diversity: dict[str, float],
     credit: Credit,
     places: Sequence[assembly.Slot],
 ) -> StepResult:
@@ -280,6 +303,7 @@ def _result(
     return StepResult(
         applied=reports[0].applied,
         metrics=metrics,
+        diversity=diversity,
         rewards_solver=credit.rewards_solver,
         rewards_challenger=credit.rewards_challenger,
         advantages_solver=credit.advantages_solver,

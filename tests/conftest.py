@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,8 +15,16 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
+DATA = Path(__file__).parents[2] / "shared" / "data"
+"""Published data, which is not part of the project."""
 
-SESSION: dict[str, Any] = {"num_cpus": 16, "include_dashboard": False, "log_to_driver": False}
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of the published data; skips where the machine has none."""
+    if not DATA.is_dir():
+        pytest.skip("needs the published data in ../shared/data")
+    return DATA
 
 
 @pytest.fixture(scope="session")
@@ -49,23 +55,19 @@ def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need actors; its CPUs are numbers, whatever there is."""
     import ray
 
-    ray.init(**SESSION)
+    ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
 def session_survives(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Begin the session's Ray anew after a test that ended it, and say which test it was.
-
-    Ray would start one by itself at the next call, with the machine's own number of CPUs.
-    """
+    """A test that ends the session's Ray fails: others would play on a machine of their own."""
     ray = sys.modules.get("ray")
     alive = ray is not None and ray.is_initialized()
     yield
     if ray is not None and alive and not ray.is_initialized():
-        warnings.warn(f"{request.node.nodeid} ended the session's Ray", stacklevel=1)
-        ray.init(**SESSION)
+        pytest.fail(f"{request.node.nodeid} ended the session's Ray")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.gate import Gate
+from actors.gate import Classify, Gate, Safety
 from actors.records import Completion, Query
 from actors.roles import CHALLENGER_PROMPT, CHALLENGER_SLOTS, PromptFile
 from configs.errors import UserError
@@ -27,8 +27,13 @@ def written(text: str, finish_reason: str = "stop") -> Query:
     return Query("g0", text, completion=made)
 
 
-def gate(prompt: PromptFile = OURS, fits: bool = True, **settings: object) -> Gate:
-    return Gate(GateConfig.model_validate(settings), prompt, lambda query: fits)
+def gate(
+    prompt: PromptFile = OURS,
+    fits: bool = True,
+    classify: Classify | None = None,
+    **settings: object,
+) -> Gate:
+    return Gate(GateConfig.model_validate(settings), prompt, lambda query: fits, classify)
 
 
 def judged(gate: Gate, query: Query, seen: set[str]) -> str | None:
@@ -36,11 +41,14 @@ def judged(gate: Gate, query: Query, seen: set[str]) -> str | None:
 
 
 @contextlib.asynccontextmanager
-async def obedient(**settings: object) -> AsyncIterator[Callable[[str], Awaitable[str | None]]]:
+async def obedient(
+    classify: Classify | None = None, said: Safety | None = None, **settings: object
+) -> AsyncIterator[Callable[[str], Awaitable[str | None]]]:
     """A gate whose task verifier obeys the queries, as a function of their text."""
-    strict = gate(task_verifier="tests.actors.task_verifiers:obey", **settings)
+    obey = "tests.actors.task_verifiers:obey"
+    strict = gate(classify=classify, task_verifier=obey, **settings)
     try:
-        yield lambda text: strict.check(written(text), set())
+        yield lambda text: strict.check(written(text), set(), said)
     finally:
         await strict.close()
 
@@ -176,3 +184,66 @@ def test_an_end_does_not_wait_longer_than_the_query_in_hand(caplog: pytest.LogCa
 def test_a_task_verifier_that_is_not_there_is_named(name: str):
     with pytest.raises(UserError, match=f"gate.task_verifier '{name}' cannot be used"):
         judged(gate(task_verifier=name), written("Sort b a."), set())
+
+
+class Classifier:
+    """Rejects a text for the label that follows a `#`, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    async def __call__(self, texts: list[str]) -> Sequence[str | None]:
+        self.asked.append(texts)
+        return [text.partition("#")[2] or None for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("Sort b a c.", None),
+        ("Sort b a c. #weapons", "unsafe_weapons"),
+        ("Sort b a c. #undecided", "unsafe_undecided"),
+    ],
+)
+def test_what_the_safety_classifier_says(text: str, reason: str | None):
+    classify = Classifier()
+    assert judged(gate(classify=classify), written(text), set()) == reason
+    assert classify.asked == [[text]]
+
+
+def test_queries_are_classified_together_and_not_again():
+    classify = Classifier()
+    strict = gate(classify=classify)
+    queries = [written("Sort b a. #drugs"), written(""), written("Sort c b.")]
+
+    async def reasons() -> list[str | None]:
+        said = await strict.classified(queries)
+        return [await strict.check(q, set(), s) for q, s in zip(queries, said, strict=True)]
+
+    assert asyncio.run(reasons()) == ["unsafe_drugs", "empty", None]
+    assert classify.asked == [[query.text for query in queries]]
+
+
+def test_a_query_with_another_fault_does_not_reach_the_safety_classifier():
+    async def reasons() -> list[str | None]:
+        async with obedient(classify) as check:
+            return [await check("four #drugs"), await check("odd"), await check("four #drug")]
+
+    classify = Classifier()
+    assert asyncio.run(reasons()) == ["task_odd", "empty", "unsafe_drug"]
+    assert classify.asked == [["four #drug"]]
+
+
+def test_the_task_verifiers_reason_comes_before_what_was_classified_ahead():
+    async def reasons() -> list[str | None]:
+        async with obedient(said=Safety("drugs")) as check:
+            return [await check("fives"), await check("four")]
+
+    assert asyncio.run(reasons()) == ["task_odd", "unsafe_drugs"]
+
+
+def test_without_a_safety_classifier_every_query_is_safe():
+    async def reasons() -> list[Safety]:
+        return await gate().classified([written("one"), written("two")])
+
+    assert asyncio.run(reasons()) == [Safety(None)] * 2

@@ -12,8 +12,6 @@ from tests.models import save_causal_model
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-DATA = ROOT.parent / "shared" / "data"
-"""Published data, which is not part of the project."""
 
 
 def roomy_model(folder: Path, seed: int = 0) -> Path:

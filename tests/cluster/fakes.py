@@ -90,10 +90,11 @@ class World:
         yield
         self.moving = False
 
-    async def publish(self, version: int) -> None:
+    async def publish(self, version: int) -> float:
         assert self.moving
         self.events.append(f"published {version}")
         self.version = version
+        return 0.001
 
 
 class Gate:
@@ -117,6 +118,7 @@ class Outcome:
     applied: bool = True
     bad_groups: list[int] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5})
+    diversity: dict[str, float] = field(default_factory=lambda: {"novelty": 0.5})
 
     @property
     def advantages_solver(self) -> list[np.ndarray]:

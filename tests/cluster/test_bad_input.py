@@ -21,7 +21,7 @@ import ray
 
 from cluster import cli
 from cluster.initial import initial_model
-from cluster.run import STOP_SIGNALS
+from cluster.signals import STOP_SIGNALS
 from cluster.wiring import Wired
 from configs.load import RAY_JOB_VARIABLE, load, save_resolved
 from learner.checkpoint import CheckpointStore

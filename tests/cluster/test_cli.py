@@ -31,16 +31,22 @@ def fake_run(monkeypatch) -> list[tuple]:
     names = ("train", "resume", "export")
     module = types.ModuleType("cluster.run")
     for name in names:
-        setattr(module, name, lambda *arguments, name=name: calls.append((name, *arguments)))
+        setattr(module, name, lambda *given, name=name, **more: calls.append((name, *given, *more)))
     monkeypatch.setitem(sys.modules, "cluster.run", module)
     monkeypatch.setattr("cluster.run", module, raising=False)
     return calls
 
 
+COMMANDS = [
+    "train", "resume", "stop", "plan", "export", "report", "status", "scale", "evaluate",
+    "experiment", "submit",
+]  # fmt: skip
+
+
 def test_help_names_every_command():
     done = selfplay("--help")
     assert done.returncode == 0
-    for command in ("train", "resume", "stop", "plan", "export", "report", "ray job submit"):
+    for command in COMMANDS:
         assert command in done.stdout
 
 
@@ -71,11 +77,11 @@ def test_plan_prints_the_placement(tmp_path, capsys):
 def test_commands_reach_the_run(fake_run, tmp_path, capsys):
     assert cli.main(["train", str(QUICKSTART), "seed=3", f"run_dir={tmp_path}"]) == 0
     assert cli.main(["resume", "runs/x"]) == 0
-    assert cli.main(["export", "runs/x", "out"]) == 0
+    assert cli.main(["export", "runs/x", "out", "--best"]) == 0
     train, *others = fake_run
     assert (train[0], train[1].seed, train[1].run_dir) == ("train", 3, tmp_path)
     run = Path("runs/x")
-    assert others == [("resume", run), ("export", run, Path("out"))]
+    assert others == [("resume", run), ("export", run, Path("out"), "best")]
 
 
 def test_train_warns_of_the_printed_kl_before_it_starts(fake_run, capsys):
@@ -163,4 +169,4 @@ def test_functions_are_found_in_the_current_directory(tmp_path, monkeypatch, cap
 
 def test_report_of_what_is_no_run_is_refused(tmp_path, capsys):
     assert cli.main(["report", str(tmp_path)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is no run directory and no experiment's" in capsys.readouterr().err

@@ -15,15 +15,8 @@ from evaluation.coding import Attempt
 from evaluation.coding_tasks import CodingTask
 from evaluation.config import BenchmarkConfig, JudgedConfig
 from rewards.code_tests import CodeTests, Verdict
-from tests.cluster.evaluations import DATA, QUICKSTART, roomy_model, run_with_checkpoint
+from tests.cluster.evaluations import QUICKSTART, roomy_model, run_with_checkpoint
 from tests.models import save_causal_model
-
-
-@pytest.fixture
-def data() -> Path:
-    if not DATA.is_dir():
-        pytest.skip("needs the published data in ../shared/data")
-    return DATA
 
 
 @pytest.fixture(scope="module")

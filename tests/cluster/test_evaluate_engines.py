@@ -16,14 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.evaluations import DATA, ROOT, roomy_model, run_with_checkpoint
-
-
-@pytest.fixture
-def data() -> Path:
-    if not DATA.is_dir():
-        pytest.skip("needs the published data in ../shared/data")
-    return DATA
+from tests.cluster.evaluations import ROOT, roomy_model, run_with_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,13 @@ from cluster.experiment import (
     check,
     ended,
     estimate,
-    exported,
     run_experiment,
     seconds_left,
     turns_of,
 )
 from cluster.experiment_results import write_results
 from cluster.faults import RunError
+from cluster.rundir import newest_export
 from cluster.stage_process import run_apart
 from configs.errors import UserError
 from configs.experiments import ExperimentConfig, load_experiment
@@ -166,8 +166,9 @@ def test_data_is_made_where_it_is_not_there(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_starts_no_stage(tmp_path):
-    with pytest.raises(UserError, match="has no checkpoint for the next stage"):
-        exported(tmp_path)
+    save_resolved(load(Path(QUICKSTART), [f"run_dir={tmp_path}"]), tmp_path)
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        newest_export(tmp_path)
 
 
 def test_time_left_is_the_mean_of_what_ended_times_what_has_not(tmp_path):
@@ -196,6 +197,17 @@ def test_without_heldout_problems_the_commands_that_measure_are_shown(tmp_path):
     assert "| a | 1 | 50.0 | – | 25.0 | 50.0 | 25.0 | 50.0 |" in write_results(config, [])
     (row,) = json.loads((tmp_path / "runs/results.json").read_text())["methods"]["a"]["seeds"]
     assert row["families"] == {"koala": 0.5}
+
+
+def test_an_experiments_folder_has_a_report_wherever_it_was_moved_to(tmp_path, capsys):
+    config = experiment(tmp_path, seeds=[0, 1])
+    run_experiment(config, Player(failing=["one"]))
+    (tmp_path / "runs").rename(tmp_path / "moved")
+    assert cli.main(["report", str(tmp_path / "moved")]) == 0
+    page = tmp_path / "moved" / "report.html"
+    assert capsys.readouterr().out.endswith(f"\n{page}\n")
+    for words in ("2 of 6 stages have ended", "not begun", "50.0%", "experiment_dir:"):
+        assert words in page.read_text()
 
 
 def test_the_command_ends_in_exit_code_1_where_a_stage_failed(tmp_path, monkeypatch, capsys):

@@ -124,7 +124,8 @@ def test_a_member_killed_in_mid_call_is_restarted_and_its_work_redone():
         os.kill(victim, 9)
         results = await asyncio.gather(*calls)
         assert sorted(item for _, item in results) == list(range(6))
-        assert {name for name, _ in results[1::2]} == {"rollout-1"}
+        # Every other call was given to the one that lives.
+        assert {"rollout-1"} in ({n for n, _ in results[::2]}, {n for n, _ in results[1::2]})
         await until(lambda: len(fleet.serving()) == 2)
         assert fleet.restarts == 1
         assert fleet.describe()[0]["pid"] != victim
@@ -144,8 +145,9 @@ def test_the_only_member_dies_and_the_call_waits_for_its_restart(tmp_path):
 def test_a_hung_member_is_killed_at_the_deadline_and_its_work_redone(tmp_path):
     async def use(fleet: Fleet) -> None:
         hung = {member["name"]: member["pid"] for member in fleet.describe()}
-        assert await fleet.call("hang_first", str(tmp_path / "hung")) == "rollout-1"
-        await until(lambda: not os.path.exists(f"/proc/{hung['rollout-0']}"))
+        answered = await fleet.call("hang_first", str(tmp_path / "hung"))
+        (lost,) = hung.keys() - {answered}
+        await until(lambda: not os.path.exists(f"/proc/{hung[lost]}"))
 
     with_fleet(make_fleet(deadline_s=1.5), use)
 

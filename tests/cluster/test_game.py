@@ -61,8 +61,9 @@ def test_what_an_older_policy_wrote_than_the_rule_admits_is_not_trained(stalenes
     class Forgetful(World):
         """Its engines never take new weights."""
 
-        async def publish(self, version: int) -> None:
+        async def publish(self, version: int) -> float:
             del version
+            return 0.0
 
     config = make_config(staleness=staleness, iterations=8)
     learner = Learner()

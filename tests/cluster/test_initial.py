@@ -58,16 +58,16 @@ def test_a_run_goes_on_from_the_model_it_began_with(tmp_path: Path, monkeypatch)
 
 
 def test_a_made_model_that_is_gone_is_made_again_and_must_be_the_same(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(initial, "MODELS", tmp_path)
+    monkeypatch.setattr(initial, "MODELS", "one")
     made = config(tmp_path / "run", "model.make=tests.cluster.test_initial:maker")
     began = initial_model(made)
     shutil.rmtree(began.path)
     assert initial_model(made) == began
-    monkeypatch.setattr(initial, "MODELS", tmp_path / "elsewhere")
+    monkeypatch.setattr(initial, "MODELS", "other")
     shutil.rmtree(began.path)
     assert initial_model(made).path != began.path
     other = config(tmp_path / "run", "model.make=tests.cluster.test_initial:maker", "seed=1")
-    shutil.rmtree(tmp_path / "elsewhere")
+    shutil.rmtree(tmp_path / "other")
     with pytest.raises(UserError, match="began with another model"):
         initial_model(other)
 

@@ -7,6 +7,8 @@ import re
 import socket
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
@@ -52,12 +54,29 @@ def test_an_iteration_is_exported(played):
     assert (sample("selfplay_iteration"), sample("selfplay_policy_version")) == (2, 2)
 
 
+def fleet(*states: str, restarts: int = 1) -> Any:
+    """What is exported of a fleet."""
+    members = [{"state": state} for state in states]
+    return SimpleNamespace(
+        describe=lambda: members,
+        restarts=restarts,
+        target=4,
+        unplaced={"judge-3": "it asks for 1 GPUs"},
+        in_flight=5,
+        waiting=6,
+    )
+
+
 def test_a_fleets_members_are_counted_by_state_and_none_lingers():
-    observe_fleet("judge", [{"state": "serving"}, {"state": "serving"}, {"state": "stale"}], 1)
-    observe_fleet("judge", [{"state": "serving"}], 3)
+    observe_fleet("judge", fleet("serving", "serving", "stale"))
+    observe_fleet("judge", fleet("serving", restarts=3))
     assert sample("selfplay_fleet_members", fleet="judge", state="serving") == 1
     assert sample("selfplay_fleet_members", fleet="judge", state="stale") == 0
     assert sample("selfplay_fleet_restarts", fleet="judge") == 3
+    assert sample("selfplay_fleet_target_members", fleet="judge") == 4
+    assert sample("selfplay_fleet_unplaced_members", fleet="judge") == 1
+    assert sample("selfplay_fleet_calls", fleet="judge", state="in_flight") == 5
+    assert sample("selfplay_fleet_calls", fleet="judge", state="waiting") == 6
 
 
 METRIC = re.compile(r"(Counter|Gauge|Histogram)\(\s*\"(selfplay_\w+)\"")

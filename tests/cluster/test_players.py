@@ -34,6 +34,7 @@ class Publisher:
         self.told: list[set[str]] = []
         self.error: Exception | None = None
         self.lost: dict[str, str] = {}
+        self.parity: dict[str, float] = {}
 
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> Publisher:
         self.told.append(set(members))

@@ -69,8 +69,8 @@ def test_overrides_reach_nested_keys_lists_and_absent_sections():
         ("xyz=3", ["unknown key xyz", "the top level has the keys algorithm, run_dir"]),
         ("rewards.parts.0.fucntion=a:b", ["did you mean rewards.parts.0.function?"]),
         (
-            "rewards.parts.0.fleet.memory_fraction=1",
-            ["unknown key rewards.parts.0.fleet.memory_fraction", "has the keys replicas, cpus"],
+            "rewards.parts.0.fleet.tensor_parallel=1",
+            ["unknown key rewards.parts.0.fleet.tensor_parallel", "has the keys replicas, cpus"],
         ),
         ("rewards.parts.0.kind=mood", ["rewards.parts.0.kind", "'preference', 'verifier'"]),
         ("rollout.replicas=many", ["rollout.replicas must be a valid integer", "not 'many'"]),
@@ -218,3 +218,13 @@ def test_one_rank_and_one_engine_share_a_gpu_and_more_are_refused(key):
     sentence = f"one engine on one GPU, and {key} is 2: set {key} to 1, or colocate to false"
     assert sentence in refusal(f"{key}=2", path=one_gpu)
     load(one_gpu, [f"{key}=2", "colocate=false"])
+
+
+def test_a_section_given_in_part_keeps_this_places_defaults():
+    config = load(
+        QUICKSTART, ["rewards.quality.sampling={max_tokens: 9}", "challenger.sampling={}"]
+    )
+    assert config.rewards.quality is not None
+    judge, challenger = config.rewards.quality.sampling, config.challenger.sampling
+    assert (judge.temperature, judge.max_tokens) == (0.0, 9)
+    assert (challenger.temperature, challenger.max_tokens) == (1.0, 256)

@@ -5,27 +5,18 @@ import gzip
 import json
 import re
 from functools import cache
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from actors.records import Completion, Sampling
 from configs.errors import UserError
 from evaluation import coding
 from evaluation.coding import LIMITS, attempt, evaluate, summarise
 from evaluation.coding_tasks import humaneval, mbpp
 from rewards.sandbox import Sandbox
+from tests.conftest import DATA
+from tests.evaluation.known import SAMPLING, Known, encode
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
 HUMANEVAL, MBPP = DATA / "HumanEval.jsonl.gz", DATA / "mbpp.jsonl"
-SAMPLING = Sampling(temperature=0.0, max_tokens=64)
-
-
-@pytest.fixture
-def data():
-    if not DATA.is_dir():
-        pytest.skip("needs the published data in ../shared/data")
 
 
 @pytest.fixture
@@ -50,25 +41,6 @@ def solutions():
     of_humaneval = {r["task_id"]: r["prompt"] + r["canonical_solution"] for r in rows(HUMANEVAL)}
     of_mbpp = {f"MBPP/{r['task_id']}": r["code"].replace("\r", "") for r in rows(MBPP)}
     return {n: f"So:\n```python\n{c}\n```" for n, c in (of_humaneval | of_mbpp).items()}
-
-
-class Known:
-    """A generator whose answers are known: by the query's text, found in the encoded prompt."""
-
-    def __init__(self, answers):
-        self._answers = answers
-
-    async def generate(self, requests):
-        await asyncio.sleep(0)
-        assert all(request.sampling == SAMPLING for request in requests)
-        ids = np.zeros(1, np.int32)
-        texts = [self._answers["".join(map(chr, r.prompt_token_ids))] for r in requests]
-        return [Completion(r.prompt_token_ids, ids, t, "stop", 0, 0, 0)
-                for r, t in zip(requests, texts, strict=True)]  # fmt: skip
-
-
-def encode(text):
-    return np.array([ord(c) for c in text], np.int32)
 
 
 def results(tasks, answers, sandbox):

@@ -2,51 +2,22 @@
 
 import asyncio
 import json
-from pathlib import Path
 
-import numpy as np
 import pytest
 
-from actors.records import Completion, Sampling
 from configs.errors import UserError
 from evaluation import benchmarks, harness
 from evaluation.benchmarks import GSM8K, IFEVAL, MATH500
+from evaluation.rows import load_rows
+from tests.conftest import DATA
+from tests.evaluation.known import SAMPLING, Known, encode
 
 pytest.importorskip("lm_eval", reason="needs lm_eval: make setup installs it")
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-SAMPLING = Sampling(temperature=0.01, max_tokens=64)
 
-
-@pytest.fixture
-def data():
-    if not DATA.is_dir():
-        pytest.skip("needs the published data in ../shared/data")
-
-
-class Known:
-    """A generator that knows the answer of each query, and takes its own time."""
-
-    def __init__(self, answers):
-        self._answers = answers
-
-    async def generate(self, requests):
-        await asyncio.sleep(0.01 / len(requests))
-        assert all(request.sampling == SAMPLING for request in requests)
-        ids = np.zeros(1, np.int32)
-        texts = [self._answers["".join(map(chr, r.prompt_token_ids))] for r in requests]
-        return [Completion(r.prompt_token_ids, ids, t, "stop", 0, 0, 0)
-                for r, t in zip(requests, texts, strict=True)]  # fmt: skip
-
-
-def encode(text):
-    return np.array([ord(c) for c in text], np.int32)
-
-
-def scores(benchmark, path, answer_of):
-    rows = rows_of(path)
+def scores(benchmark, rows, answer_of):
     answers = {benchmark.query(row): answer_of(i, row) for i, row in enumerate(rows)}
-    return asyncio.run(harness.evaluate(benchmark, Known(answers), encode, SAMPLING, path))
+    return asyncio.run(harness.evaluate(benchmark, Known(answers), encode, SAMPLING, rows))
 
 
 def values(result):
@@ -57,11 +28,6 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
 
 
-def written(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def gsm8k_answer(row):
     return row["answer"].replace("####", "The answer is")
 
@@ -69,11 +35,10 @@ def gsm8k_answer(row):
 GSM8K_METRICS = ("exact_match,strict-match", "exact_match,flexible-extract", "math_verify")
 
 
-def test_gsm8k_published_answers_are_right_and_others_wrong(data, tmp_path):
+def test_gsm8k_published_answers_are_right_and_others_wrong(data):
     rows = rows_of(DATA / "gsm8k_test.jsonl")[:200]
-    path = written(tmp_path / "rows.jsonl", rows)
     wrong = {1: "", 3: "It is 5.\nThe answer is 99999"}
-    result = scores(GSM8K, path, lambda i, row: wrong.get(i % 4, gsm8k_answer(row)))
+    result = scores(GSM8K, rows, lambda i, row: wrong.get(i % 4, gsm8k_answer(row)))
     assert values(result) == dict.fromkeys(GSM8K_METRICS, 0.5)
     assert result.summary()["n"] == 200
     for i, item in enumerate(result.items):
@@ -81,7 +46,7 @@ def test_gsm8k_published_answers_are_right_and_others_wrong(data, tmp_path):
         assert item.values == dict.fromkeys(GSM8K_METRICS, float(i % 2 == 0))
 
 
-def test_gsm8k_metrics_are_told_apart(tmp_path):
+def test_gsm8k_metrics_are_told_apart():
     expected = {
         "The answer is $1002.": (1, 1, 1),
         "It is 1,002": (0, 1, 1),
@@ -90,27 +55,26 @@ def test_gsm8k_metrics_are_told_apart(tmp_path):
         "The answer is 1003": (0, 0, 0),
     }
     rows = [{"question": f"{i}", "answer": "<<1+1=2>>\n#### 1,002"} for i in range(len(expected))]
-    result = scores(GSM8K, written(tmp_path / "rows.jsonl", rows), lambda i, _: [*expected][i])
+    result = scores(GSM8K, rows, lambda i, _: [*expected][i])
     for item in result.items:
         assert tuple(item.values[name] for name in GSM8K_METRICS) == expected[item.answer], item
 
 
-def test_math_published_answers_are_right_and_others_wrong(data, tmp_path):
+def test_math_published_answers_are_right_and_others_wrong(data):
     rows = rows_of(DATA / "math500_test.jsonl")
     others = [row | {"problem": f"Not {row['problem']}"} for row in rows[::10]]
-    path = written(tmp_path / "rows.jsonl", rows + others)
 
     def answer(i, row):
         return row["solution"] if i < len(rows) else f"So \\boxed{{1729 + {row['answer']}}}."
 
-    result = scores(MATH500, path, answer)
+    result = scores(MATH500, rows + others, answer)
     for i, item in enumerate(result.items):
         right = float(i < len(rows))
         assert item.values == {"exact_match": right, "math_verify": right}, item
     assert values(result) == {"exact_match": 500 / 550, "math_verify": 500 / 550}
 
 
-def test_math_metrics_are_told_apart(tmp_path):
+def test_math_metrics_are_told_apart():
     expected = {
         "\\boxed{\\frac12}": (1, 1),
         "\\boxed{0.50}": (0, 1),
@@ -121,7 +85,7 @@ def test_math_metrics_are_told_apart(tmp_path):
         "": (0, 0),
     }
     rows = [{"problem": f"{i}", "answer": "\\frac{1}{2}"} for i in range(len(expected))]
-    result = scores(MATH500, written(tmp_path / "rows.jsonl", rows), lambda i, _: [*expected][i])
+    result = scores(MATH500, rows, lambda i, _: [*expected][i])
     for item in result.items:
         given = (item.values["exact_match"], item.values["math_verify"])
         assert given == expected[item.answer], item
@@ -151,12 +115,11 @@ ONE_SENTENCE = (
 )
 
 
-def test_ifeval_counts_prompts_and_instructions(tmp_path):
+def test_ifeval_counts_prompts_and_instructions():
     rows = [ifeval_row(1, NO_COMMA), ifeval_row(2, NO_COMMA, SHORT), ifeval_row(3, QUOTED)]
-    path = written(tmp_path / "rows.jsonl", rows)
 
     def of(*answers):
-        return values(scores(IFEVAL, path, lambda i, row: answers[i]))
+        return values(scores(IFEVAL, rows, lambda i, row: answers[i]))
 
     assert of("a b", "a b", '"a"') == dict.fromkeys(IFEVAL_NAMES, 1.0)
     assert of("a, b", "a, b c d", "a") == dict.fromkeys(IFEVAL_NAMES, 0.0)
@@ -170,18 +133,19 @@ def test_ifeval_counts_prompts_and_instructions(tmp_path):
     }
 
 
-def test_ifeval_instructions_have_no_interval_of_their_own(tmp_path):
-    path = written(tmp_path / "rows.jsonl", [ifeval_row(1, NO_COMMA, SHORT)])
-    metrics = scores(IFEVAL, path, lambda i, row: "a").summary()["metrics"]
+def test_ifeval_instructions_have_no_interval_of_their_own():
+    metrics = scores(IFEVAL, [ifeval_row(1, NO_COMMA, SHORT)], lambda i, row: "a").summary()[
+        "metrics"
+    ]
     assert metrics["inst_level_strict_acc"]["ci95"] is None
     low, high = metrics["prompt_level_strict_acc"]["ci95"]
     assert 0 < low < high == 1.0
 
 
-def test_ifeval_without_the_model_of_sentences_leaves_prompts_out(tmp_path, monkeypatch):
+def test_ifeval_without_the_model_of_sentences_leaves_prompts_out(monkeypatch):
     monkeypatch.setattr(benchmarks, "_has_punkt", lambda: False)
     rows = [ifeval_row(1, NO_COMMA), ifeval_row(2, NO_COMMA, ONE_SENTENCE)]
-    result = scores(IFEVAL, written(tmp_path / "rows.jsonl", rows), lambda i, row: "a")
+    result = scores(IFEVAL, rows, lambda i, row: "a")
     assert result.summary()["n"] == 1
     assert "punkt_tab" in result.notes[0]
     assert benchmarks._ifeval_scoring().can_score(rows[0])
@@ -192,18 +156,17 @@ def test_ifeval_without_the_model_of_sentences_leaves_prompts_out(tmp_path, monk
 
 def test_ifeval_published_prompts_can_all_be_scored(data, monkeypatch):
     monkeypatch.setattr(benchmarks, "_has_punkt", lambda: False)
-    result = scores(IFEVAL, DATA / "ifeval_input_data.jsonl", lambda i, row: "")
+    result = scores(IFEVAL, rows_of(DATA / "ifeval_input_data.jsonl"), lambda i, row: "")
     assert result.summary()["n"] == 477
     assert values(result) == dict.fromkeys(IFEVAL_NAMES, 0.0)
 
 
-def test_answers_without_a_verdict_are_counted(tmp_path, monkeypatch):
+def test_answers_without_a_verdict_are_counted(monkeypatch):
     monkeypatch.setattr(harness, "VERIFY", "tests.rewards.verifiers:obey")
     monkeypatch.setattr(harness, "VERIFY_DEADLINE_S", 1.0)
     rows = [{"question": f"{i}", "answer": "#### 1"} for i in range(4)]
     answers = ["true", "hang", "raise", "true"]
-    path = written(tmp_path / "rows.jsonl", rows)
-    result = scores(GSM8K, path, lambda i, row: answers[i])
+    result = scores(GSM8K, rows, lambda i, row: answers[i])
     assert values(result)["math_verify"] == 0.5
     assert result.notes == ("math_verify hung or failed on 2 answers; they count as wrong",)
 
@@ -217,20 +180,21 @@ def test_queries_hold_no_result(data):
             assert row.get("solution", row["answer"]) not in query
 
 
-def test_error_of_the_generator_is_raised(tmp_path):
+def test_error_of_the_generator_is_raised():
     class Broken:
         async def generate(self, requests):
             raise RuntimeError("the engine is gone")
 
-    path = written(tmp_path / "rows.jsonl", [{"question": "q", "answer": "#### 1"}])
+    rows = [{"question": "q", "answer": "#### 1"}]
     with pytest.raises(RuntimeError, match="the engine is gone"):
-        asyncio.run(harness.evaluate(GSM8K, Broken(), encode, SAMPLING, path))
+        asyncio.run(harness.evaluate(GSM8K, Broken(), encode, SAMPLING, rows))
 
 
 def test_rows_of_something_else_are_named(tmp_path):
-    path = written(tmp_path / "rows.jsonl", [{"prompt": "x"}])
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "x"}\n')
     with pytest.raises(UserError, match=r"rows\.jsonl line 1 has no field 'question'"):
-        asyncio.run(harness.evaluate(GSM8K, Known({}), encode, SAMPLING, path))
+        load_rows(path, GSM8K.hub, GSM8K.fields)
 
 
 @pytest.mark.parametrize(
@@ -249,5 +213,5 @@ def test_without_a_file_the_hub_is_asked(monkeypatch, benchmark, asked):
 
     monkeypatch.setattr(datasets, "load_dataset", hub)
     with pytest.raises(UserError) as caught:
-        asyncio.run(harness.evaluate(benchmark, Known({}), encode, SAMPLING))
+        load_rows(None, benchmark.hub, benchmark.fields)
     assert str(asked) in str(caught.value)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from actors.records import Completion, Sampling
-from evaluation.heldout import PER_CALL, Outcome, evaluate, leaked, summarise
+from evaluation.heldout import PER_CALL, Outcome, Problem, evaluate, leaked, summarise
 from rewards.killable import score_apart
 
-PROBLEMS = [(f"What is {i}?", "even" if i % 2 == 0 else "odd") for i in range(150)]
+PROBLEMS = [Problem(f"What is {i}?", "even" if i % 2 == 0 else "odd") for i in range(150)]
 
 
 class Echo:
@@ -76,7 +76,7 @@ def test_a_verifier_that_hangs_or_dies_costs_that_answer_and_is_reported(caplog)
     assert outcome.right_n.tolist() == [True, False, False, True, False, False, True]
     assert outcome.unverified == 3
     (said,) = [r.getMessage() for r in caplog.records if r.name == "evaluation.heldout"]
-    assert "heldout.verifier hung or failed on 3 of 7 answers" in said
+    assert "hung or failed on 3 of 7 answers" in said
 
 
 def outcome_of(right: np.ndarray, unverified: int = 0) -> Outcome:
@@ -113,7 +113,7 @@ def test_another_identity_of_problems_can_be_given():
 
 def test_nothing_is_left_where_all_was_invented():
     outcome = outcome_of(np.ones(150, bool))
-    found = summarise(PROBLEMS, outcome, outcome, [query for query, _ in PROBLEMS])
+    found = summarise(PROBLEMS, outcome, outcome, [problem.query for problem in PROBLEMS])
     assert found["after_without_invented"] is None
 
 

@@ -156,3 +156,32 @@ def test_running_moments_equal_those_of_all_values_at_once():
     restored = RunningMoments.from_state(moments.state_dict())
     np.testing.assert_array_equal(restored.standardise(values), moments.standardise(values))
     assert RunningMoments().updated(np.ones(4)).standardise(np.ones(2)).tolist() == [0, 0]
+
+
+def test_quality_as_a_gate_multiplies_what_can_be_learnt():
+    solved_G = np.array([1.0, 0.0, 0.0, 0.0])
+    quality_G = np.array([7.0, 7.0, 0.0, 0.0])
+    gated = challenger_reward("learnability", solved_G, quality_G, 9.0, solved_G, gated=True)
+    assert gated == pytest.approx(0.25 * 0.5)
+    worthless = challenger_reward(
+        "learnability", solved_G, 0 * quality_G, 9.0, solved_G, gated=True
+    )
+    assert worthless == 0.0
+
+
+def test_a_baseline_per_task_centres_each_task_by_itself():
+    rewards = [1.0, 3.0, 10.0, 20.0, 7.0]
+    outcomes = [Outcome(np.array([r, -r]), challenger=r) for r in rewards]
+    tasks = ["a", "a", "b", "b", "alone"]
+    credit = assign_credit(outcomes, divide_by_std=False, tasks=tasks)
+    np.testing.assert_allclose(credit.advantages_challenger, [-1, 1, -5, 5, 0])
+    of_data = [*outcomes[:4], Outcome(np.array([0.0, 1.0]), challenger=None)]
+    credit = assign_credit(of_data, divide_by_std=False, tasks=["a", "a", "b", "b", "b"])
+    np.testing.assert_allclose(credit.advantages_challenger, [-1, 1, -5, 5, np.nan])
+
+
+def test_tasks_count_only_where_the_configuration_says_so():
+    groups = [group([1, 0], seed=1), group([1, 1], seed=2)]
+    assert assembly.tasks_of(groups, run_config()) is None
+    per_task = run_config(challenger={"reward": "minus_v", "baseline": "task"})
+    assert assembly.tasks_of(groups, per_task) == [g.query.task for g in groups]

@@ -34,6 +34,34 @@ def test_write_read_and_keep_the_newest(tmp_path):
     assert read_state(store.latest()) == {"version": 11}
 
 
+def test_the_best_one_is_kept_beside_the_newest(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    assert store.best() is None
+    write(store, 1)
+    store.mark_best(1, 0.5)
+    write(store, 2)
+    write(store, 3)
+    assert store.best() == (tmp_path / "1", 0.5)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["1", "3"]
+    store.mark_best(3, 0.75)
+    write(store, 4)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4"]
+
+
+def test_roll_back_makes_an_older_one_the_latest(tmp_path):
+    store = CheckpointStore(tmp_path, keep=3)
+    for iteration in (2, 4, 6):
+        write(store, iteration)
+    store.mark_best(4, 0.5)
+    assert store.roll_back(5) == store.latest() == tmp_path / "4"
+    assert store.best() == (tmp_path / "4", 0.5)
+    assert not (tmp_path / "6").exists()
+    assert store.roll_back(3) == store.latest() == tmp_path / "2"
+    assert store.best() is None
+    assert store.roll_back(1) is None
+    assert store.latest() is None
+
+
 def test_a_write_that_fails_leaves_the_old_one(tmp_path):
     store = CheckpointStore(tmp_path, keep=1)
     write(store, 1, version=1)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).parents[4] / "shared" / "data" / "alpaca_eval"
+from tests import conftest
+
+DATA = conftest.DATA / "alpaca_eval"
 INSTRUCTIONS = DATA / "instructions.json"
 DIFFICULTY = DATA / "leaderboards" / "instruction_difficulty_recovered.json"
 SOFT = DATA / "annotations" / "weighted_alpaca_eval_gpt4_turbo__alpaca-7b.json"

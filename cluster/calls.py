@@ -1,0 +1,87 @@
+"""Remote calls with a deadline, and what it means when they fail."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine, Sequence
+from typing import Any
+
+from ray.actor import ActorHandle
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+
+from actors.engine import EngineDiedError
+
+log = logging.getLogger(__name__)
+
+LOST = (
+    RayActorError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    WorkerCrashedError,
+    ObjectLostError,
+    EngineDiedError,
+)
+"""What a call raises whose actor is dead, unreachable or of no use."""
+
+
+class LostError(Exception):
+    """The actor that was asked is dead, or of no use."""
+
+
+class LateError(LostError):
+    """The actor that was asked has not answered within the deadline."""
+
+
+async def ask(
+    handle: ActorHandle | None, limit: asyncio.Timeout | float, method: str, *args: Any
+) -> Any:
+    """One remote call within `limit`, seconds or a timeout that others may move.
+
+    Raises as `within` does.
+    """
+    log.debug("waiting for %s", method)
+    return await within(limit, getattr(handle, method).remote(*args))
+
+
+async def within(limit: asyncio.Timeout | float, remote: Awaitable[Any]) -> Any:
+    """Wait for remote work.
+
+    Raises LostError where its actor is dead, or alive without its engine, and LateError where it is
+    silent; else the work's own exception: an application's TimeoutError is a RayTaskError too, and
+    not a sign of a hung actor.
+    """
+    timeout = limit if isinstance(limit, asyncio.Timeout) else asyncio.timeout(limit)
+    try:
+        async with timeout:
+            return await remote
+    except RayTaskError as error:
+        if not isinstance(error.cause, EngineDiedError):
+            raise error.cause from error
+        raise LostError(_said(error.cause)) from error
+    except TimeoutError as error:
+        raise LateError(_said(error) or "no answer within its deadline") from error
+    except LOST as error:
+        raise LostError(_said(error)) from error
+
+
+async def all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all at once; the first that fails ends the others."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _said(error: BaseException) -> str:
+    """The first line of an error; a timeout says nothing of its own."""
+    return str(error).strip().partition("\n")[0]

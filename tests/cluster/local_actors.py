@@ -1,0 +1,176 @@
+"""Actors in this process behind the handles of Ray, for what depends on the order of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from types import SimpleNamespace
+
+from ray.exceptions import RayActorError
+
+from cluster.fleet import Fleet
+from configs.fleets import FleetConfig
+
+
+class Actor:
+    """An actor and its handle: `handle.method.remote()` is a future that its death ends."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.version = 0
+        self.dead = False
+        self.stopped = False
+        self._pending: set[asyncio.Future] = set()
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *args: self._call(method, *args))
+
+    def die(self) -> None:
+        self.dead = True
+        for answer in self._pending:
+            if not answer.done():
+                answer.set_exception(RayActorError())
+
+    def _call(self, method: str, *args: object) -> asyncio.Future:
+        answer = asyncio.get_running_loop().create_future()
+        self._pending.add(answer)
+        if self.dead:
+            answer.set_exception(RayActorError())
+            return answer
+        work = asyncio.ensure_future(getattr(self, f"_{method}")(*args))
+        self.world.works.add(work)
+
+        def hand_over(work: asyncio.Future) -> None:
+            self.world.works.discard(work)
+            if not answer.done() and not work.cancelled():
+                answer.set_result(work.result())
+
+        work.add_done_callback(hand_over)
+        return answer
+
+    async def _describe(self) -> dict:
+        await self.world.may_start.wait()
+        if self.name in self.world.cannot_start:
+            self.die()
+        return {"name": self.name, "version": 0}
+
+    async def _work(self, item: int, gate: asyncio.Event | None = None) -> tuple[str, int, int]:
+        """Return who did it, what, and with which version it was begun."""
+        self.world.begun.append((self.name, item))
+        version = self.version
+        if gate is not None:
+            await gate.wait()
+        else:
+            await asyncio.sleep(0)
+        self.world.ended[item] += 1
+        return self.name, item, version
+
+    async def _take(self, version: int) -> None:
+        self.version = version
+
+    async def _sleep(self) -> None:
+        self.world.asleep.append(self.name)
+
+    async def _stop(self) -> None:
+        self.stopped = True
+
+
+class World:
+    """Every actor that was made, and what they did."""
+
+    def __init__(self) -> None:
+        self.actors: list[Actor] = []
+        self.killed: list[str] = []
+        self.begun: list[tuple[str, int]] = []
+        self.ended: Counter[int] = Counter()
+        self.asleep: list[str] = []
+        self.cannot_start: set[str] = set()
+        self.may_start = asyncio.Event()
+        self.may_start.set()
+        self.works: set[asyncio.Future] = set()
+        self.version = 0
+        self.may_catch_up = asyncio.Event()
+        self.may_catch_up.set()
+        self.catching_up = asyncio.Event()
+        self.lacks: dict[str, str] = {}
+        """What keeps an actor from having a place, by name."""
+
+    def fleet(self, replicas: int = 2, **config: object) -> Fleet:
+        """A fleet of these actors."""
+        settings = {"replicas": replicas, "deadline_s": 20, "start_deadline_s": 20} | config
+        return Fleet(
+            "rollout",
+            FleetConfig.model_validate(settings),
+            self._spawn,
+            self._catch_up,
+            self._kill,
+            lambda actor, _: self.lacks.get(actor.name),
+        )
+
+    async def publish(self, fleet: Fleet, version: int) -> set[str]:
+        """Give the serving members a version, as `Policy` does; return who got it."""
+        self.version = version
+        reached = set()
+        for name, member in fleet.serving().items():
+            try:
+                await member.take.remote(version)
+            except RayActorError:
+                fleet.replace(name, f"publish of version {version}: dead")
+            else:
+                reached.add(name)
+        fleet.note_version(version, reached)
+        return reached
+
+    def named(self, name: str) -> Actor:
+        """The youngest process of that name."""
+        return [actor for actor in self.actors if actor.name == name][-1]
+
+    def _spawn(self, name: str) -> Actor:
+        self.actors.append(Actor(self, name))
+        return self.actors[-1]
+
+    def _kill(self, actor: Actor) -> None:
+        self.killed.append(actor.name)
+        actor.die()
+
+    async def _catch_up(self, name: str, actor: Actor) -> None:
+        version = self.version
+        self.catching_up.set()
+        await self.may_catch_up.wait()
+        await actor.take.remote(version)
+
+
+def with_fleet(use, replicas: int = 2, **config: object) -> World:
+    """Start a fleet, use it as `use(world, fleet)`, and end it."""
+
+    async def run() -> World:
+        world = World()
+        fleet = world.fleet(replicas, **config)
+        try:
+            await fleet.start()
+            world.catching_up.clear()
+            await asyncio.wait_for(use(world, fleet), 30)
+        finally:
+            await fleet.stop()
+        return world
+
+    return asyncio.run(run())
+
+
+async def until(condition) -> None:
+    """Wait for what no event tells."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.002)
+
+
+def states(fleet: Fleet) -> dict[str, str]:
+    return {member["name"]: member["state"] for member in fleet.describe()}
+
+
+async def begun(world: World, fleet: Fleet, items, gate=None) -> list[asyncio.Task]:
+    """Calls that members have begun to work on; `gate` lets them end."""
+    calls = [asyncio.ensure_future(fleet.call("work", item, gate)) for item in items]
+    await until(lambda: set(items) <= {item for _, item in world.begun})
+    return calls

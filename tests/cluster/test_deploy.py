@@ -1,0 +1,398 @@
+"""The deploy files: manifests, container files, Prometheus, alerts, Grafana."""
+
+from __future__ import annotations
+
+import copy
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from cluster.deploy.grafana.dashboard import rendered
+from cluster.member import State
+from cluster.placement import NodeConfig, demands, place
+from configs.errors import UserError
+from configs.load import load
+from configs.schema import RunConfig
+from tests.cluster.dashboards import (
+    DEPLOY,
+    ROOT,
+    RULES,
+    TARGET,
+    alert_questions,
+    alerts,
+    dashboard,
+    dashboard_questions,
+    exported,
+    grouped,
+    panels,
+    used,
+)
+
+KUBERAY = DEPLOY / "kuberay"
+PROMETHEUS = DEPLOY / "prometheus"
+CRDS = {"RayJob": "ray.io_rayjobs.yaml", "RayCluster": "ray.io_rayclusters.yaml"}
+ROWS = ["Overview", "Fleets", "Rollout", "Rewards and game", "Learner", "Weight sync", "Faults"]
+
+
+def documents(name: str) -> list[Any]:
+    """The objects in a manifest."""
+    return [one for one in yaml.safe_load_all((KUBERAY / name).read_text("utf-8")) if one]
+
+
+def rayjob() -> Any:
+    (job,) = documents("rayjob.yaml")
+    return job
+
+
+def groups(spec: Any) -> dict[str, Any]:
+    """The worker groups of a RayCluster by name."""
+    return {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+
+
+def containers(spec: Any) -> Iterator[Any]:
+    for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+        (container,) = group["template"]["spec"]["containers"]
+        yield container
+
+
+# --- KubeRay ---
+
+
+def strict(schema: dict[str, Any]) -> dict[str, Any]:
+    """A CRD's schema as an API server validates with it when it is strict: no unknown keys."""
+    closed = dict(schema)
+    if "properties" in schema:
+        closed["properties"] = {key: strict(value) for key, value in schema["properties"].items()}
+        if not schema.get("x-kubernetes-preserve-unknown-fields"):
+            closed.setdefault("additionalProperties", False)
+    for inner in ("items", "additionalProperties"):
+        if isinstance(schema.get(inner), dict):
+            closed[inner] = strict(schema[inner])
+    return closed
+
+
+@cache
+def published(folder: Path, kind: str) -> dict[str, Any]:
+    """The schema of KubeRay's objects of a kind, version v1."""
+    crd = yaml.load((folder / "kuberay" / CRDS[kind]).read_text("utf-8"), yaml.CSafeLoader)
+    (version,) = [one for one in crd["spec"]["versions"] if one["name"] == "v1"]
+    return strict(version["schema"]["openAPIV3Schema"])
+
+
+def check(manifest: Any, schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator(schema).validate(manifest)
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycluster.yaml"])
+def test_manifests_satisfy_kuberays_published_schema(data, name):
+    (manifest,) = documents(name)
+    assert manifest["apiVersion"] == "ray.io/v1"
+    check(manifest, published(data, manifest["kind"]))
+
+
+WORKER = ("rayClusterSpec", "workerGroupSpecs", 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        ((), "backOffLimit", 3),
+        (WORKER, "replica", 3),
+        (WORKER, "replicas", "1"),
+        (WORKER, "rayStartParams", {"num-cpus": 0}),
+        ((*WORKER, "template", "spec", "containers", 0), "resource", {}),
+    ],
+)
+def test_a_mistake_in_a_manifest_is_found(data, place, key, value):
+    job = copy.deepcopy(rayjob())
+    part = job["spec"]
+    for step in place:
+        part = part[step]
+    part[key] = value
+    with pytest.raises(jsonschema.ValidationError):
+        check(job, published(data, "RayJob"))
+
+
+def test_the_volume_and_the_service_satisfy_the_schemas_that_kuberay_embeds(data):
+    head = published(data, "RayCluster")["properties"]["spec"]["properties"]["headGroupSpec"]
+    service_schema = head["properties"]["headService"]
+    pod = head["properties"]["template"]["properties"]["spec"]["properties"]
+    claim_schema = pod["volumes"]["items"]["properties"]["ephemeral"]["properties"]
+    claim, service = documents("common.yaml")
+    check(service, service_schema)
+    check(claim["metadata"], service_schema["properties"]["metadata"])
+    check(claim["spec"], claim_schema["volumeClaimTemplate"]["properties"]["spec"])
+
+
+def test_both_manifests_describe_the_same_cluster():
+    (cluster,) = documents("raycluster.yaml")
+    assert rayjob()["spec"]["rayClusterSpec"] == cluster["spec"]
+
+
+def machine(name: str, group: Any) -> list[NodeConfig]:
+    """The nodes of a worker group as Ray will count them."""
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    node = NodeConfig(
+        name=name,
+        cpus=float(limits["cpu"]),
+        gpus=int(limits.get("nvidia.com/gpu", 0)),
+        memory_gib=float(limits["memory"].removesuffix("Gi")),
+    )
+    return [node.model_copy(update={"name": f"{name}-{i}"}) for i in range(group["replicas"])]
+
+
+def submitted(*overrides: str) -> RunConfig:
+    """The configuration that the RayJob's entrypoint trains."""
+    python, _, module, command, preset, *own = shlex.split(rayjob()["spec"]["entrypoint"])
+    assert (python, module, command) == ("python", "cluster", "train")
+    return load(ROOT / Path(preset).relative_to("/selfplay"), [*own, *overrides])
+
+
+def test_the_submitted_run_fits_the_cluster_and_more_players_need_more_nodes_of_one_group():
+    workers = groups(rayjob()["spec"]["rayClusterSpec"])
+    nodes = [node for name, group in workers.items() for node in machine(name, group)]
+    assert len(place(demands(submitted()), nodes)) == 8
+    more = demands(submitted("rollout.replicas=6"))
+    with pytest.raises(UserError, match="GPUs"):
+        place(more, nodes)
+    workers["rollout"]["replicas"] += 2
+    place(more, [node for name, group in workers.items() for node in machine(name, group)])
+
+
+def test_groups_have_sizes_and_a_label_of_their_own():
+    workers = groups(rayjob()["spec"]["rayClusterSpec"])
+    assert list(workers) == ["learner", "rollout", "reward"]
+    for name, group in workers.items():
+        assert group["labels"] == {"selfplay-group": name}
+        assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+
+
+def test_a_job_that_failed_goes_on_where_every_pod_sees_its_checkpoints():
+    spec = rayjob()["spec"]
+    assert spec["backoffLimit"] > 0
+    claim, _ = documents("common.yaml")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for group in [
+        spec["rayClusterSpec"]["headGroupSpec"],
+        *spec["rayClusterSpec"]["workerGroupSpecs"],
+    ]:
+        pod = group["template"]["spec"]
+        (volume,) = pod["volumes"]
+        assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
+        (mount,) = pod["containers"][0]["volumeMounts"]
+        assert mount["name"] == volume["name"]
+        assert submitted().run_dir.is_relative_to(mount["mountPath"])
+
+
+def test_prometheus_finds_the_driver():
+    config, spec = submitted(), rayjob()["spec"]["rayClusterSpec"]
+    assert config.metrics.host == "0.0.0.0"
+    _, service = documents("common.yaml")
+    head = spec["headGroupSpec"]["template"]
+    assert (
+        service["spec"]["selector"].items()
+        <= (head["metadata"]["labels"] | {"ray.io/node-type": "head"}).items()
+    )
+    port = {one["name"]: one for one in service["spec"]["ports"]}["discovery"]
+    assert port["targetPort"] == config.metrics.discovery_port
+    open_ports = [one["containerPort"] for one in head["spec"]["containers"][0]["ports"]]
+    assert config.metrics.discovery_port in open_ports
+    (job,) = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["scrape_configs"]
+    assert job["honor_labels"]  # selfplay_fleet_members has a label `fleet` of its own
+    (discovery,) = job["http_sd_configs"]
+    assert discovery["url"] == f"http://{service['metadata']['name']}:{port['port']}/"
+
+
+def test_tokens_are_asked_for_and_come_out_of_secrets():
+    spec = rayjob()["spec"]["rayClusterSpec"]
+    assert spec["authOptions"]["mode"] == "token"
+    made = re.findall(
+        r"create secret generic (\S+) --from-literal=(\w+)", (KUBERAY / "common.yaml").read_text()
+    )
+    asked = {(spec["authOptions"]["secretName"], "auth_token")}
+    for container in containers(spec):
+        for variable in container["env"]:
+            if re.search("TOKEN|KEY|SECRET|PASSWORD", variable["name"]):
+                reference = variable["valueFrom"]["secretKeyRef"]
+                asked.add((reference["name"], reference["key"]))
+    assert asked == set(made)
+
+
+# --- container files ---
+
+
+def instructions(path: Path, name: str) -> list[str]:
+    """The arguments of a container file's instructions of one name."""
+    text = re.sub(r"\\\n", " ", path.read_text("utf-8"))
+    return re.findall(rf"^{name} (.*)$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_container_files_copy_what_setup_needs_and_what_is_there(variant):
+    path = DEPLOY / f"Dockerfile.{variant}"
+    copied = {source for one in instructions(path, "COPY") for source in one.split()[:-1]}
+    assert not [source for source in copied if not (ROOT / source).exists()]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.partition(".")[0] for name in project["tool"]["setuptools"]["packages"]}
+    licences = set(project["project"]["license-files"])
+    assert copied == packages | licences | {
+        "Makefile", "pyproject.toml", "requirements", project["project"]["readme"],
+    }  # fmt: skip
+    assert f"make setup VARIANT={variant}" in instructions(path, "RUN")
+    assert (ROOT / "requirements" / f"{variant}.txt").is_file()
+    assert instructions(path, "WORKDIR") == ["/selfplay"]
+
+
+def test_manifests_run_the_gpu_image_with_the_ray_that_is_pinned():
+    spec = rayjob()["spec"]["rayClusterSpec"]
+    assert f"ray=={spec['rayVersion']}" in (ROOT / "requirements" / "gpu.txt").read_text().split()
+    (tag,) = re.findall(r"docker build .* -t (\S+)", (DEPLOY / "Dockerfile.gpu").read_text())
+    assert {container["image"] for container in containers(spec)} == {tag}
+
+
+# --- Prometheus ---
+
+
+def promtool(debian_program: Any, *arguments: object) -> None:
+    program = debian_program("promtool", "prometheus")
+    done = subprocess.run(
+        [program, *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_promtool_accepts_the_configuration_and_its_rules(debian_program):
+    promtool(debian_program, "check", "config", PROMETHEUS / "prometheus.yml")
+
+
+def test_alerts_pass_their_unit_tests(debian_program):
+    promtool(debian_program, "test", "rules", PROMETHEUS / "alerts.test.yml")
+
+
+def test_every_alert_is_seen_to_fire_and_not_to_fire():
+    cases = yaml.safe_load((PROMETHEUS / "alerts.test.yml").read_text())["tests"]
+    seen = {
+        (one["alertname"], bool(one.get("exp_alerts")))
+        for case in cases
+        for one in case["alert_rule_test"]
+    }
+    assert seen == {(rule["alert"], fires) for rule in alerts() for fires in (True, False)}
+
+
+def seconds(duration: str) -> int:
+    count, unit = re.fullmatch(r"(\d+)([smh])", duration).groups()  # pyright: ignore
+    return int(count) * {"s": 1, "m": 60, "h": 3600}[unit]
+
+
+def test_alerts_wait_for_several_scrapes_and_not_for_hours():
+    config = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
+    scrape = seconds(config["global"]["scrape_interval"])
+    (job,) = config["scrape_configs"]
+    assert seconds(job["http_sd_configs"][0]["refresh_interval"]) <= 15
+    for rule in alerts():
+        assert 60 <= seconds(rule["for"]) <= 3600, rule["alert"]
+        for window in re.findall(r"\[(\w+)\]", rule["expr"]):
+            assert seconds(window) >= 10 * scrape, rule["alert"]
+        assert rule["labels"]["severity"] in ("critical", "warning")
+
+
+def test_each_alert_has_its_entry_in_the_runbook():
+    headings = re.findall(r"^## (\w+)$", (ROOT / "docs" / "alerts.md").read_text(), re.MULTILINE)
+    assert headings == [rule["alert"] for rule in alerts()]
+    for rule in alerts():
+        assert rule["annotations"]["runbook_url"] == f"docs/alerts.md#{rule['alert'].lower()}"
+
+
+def test_the_runbook_names_panels_that_are_there():
+    text = (ROOT / "docs" / "alerts.md").read_text()
+    shown = {panel["title"] for panel in dashboard()["panels"]}
+    named = set(re.findall(r'"([^"]+)"', re.sub(r"\s+", " ", text)))
+    assert named
+    assert named <= shown
+
+
+def test_alerts_know_the_states_of_a_member():
+    (named,) = re.findall(r'state=~"([^"]+)"', RULES.read_text())
+    assert set(named.split("|")) <= {state.value for state in State}
+
+
+# --- Grafana ---
+
+
+def test_the_dashboard_is_what_its_description_makes():
+    assert (DEPLOY / "grafana" / "selfplay.json").read_text("utf-8") == rendered()
+
+
+def test_every_panel_says_what_it_shows():
+    titles = [panel["title"] for panel in panels()]
+    assert len(set(titles)) == len(titles)
+    assert [p["title"] for p in dashboard()["panels"] if p["type"] == "row"] == ROWS
+    for panel in panels():
+        assert panel["description"].endswith("."), panel["title"]
+        unit = panel["fieldConfig"]["defaults"]["unit"]
+        assert re.fullmatch(r"short|percentunit|s|bytes|Bps|sci|suffix:[a-z/]+", unit), unit
+        if panel["type"] == "timeseries":
+            assert panel["options"]["legend"]["showLegend"]
+        assert all(target["legendFormat"] for target in panel["targets"])
+
+
+def test_panels_lie_side_by_side():
+    taken = set()
+    for panel in dashboard()["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
+        assert not taken & cells, panel["title"]
+        taken |= cells
+
+
+def test_the_expressions_of_the_dashboard_parse(debian_program, tmp_path):
+    rules = [
+        {"record": f"panel:{i}", "expr": question.expression}
+        for i, question in enumerate(dashboard_questions())
+    ]
+    path = tmp_path / "rules.yml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool(debian_program, "check", "rules", path)
+
+
+def test_expressions_ask_for_what_a_run_exports():
+    known = exported()
+    for question in [*dashboard_questions(), *alert_questions()]:
+        series = used(question.expression)
+        assert series, question
+        for name, labels in series:
+            assert name in known, f"{question.asked_by}: {name}"
+            assert labels <= known[name], f"{question.asked_by}: {labels - known[name]}"
+        labels = set().union(*(known[name] for name, _ in series))
+        assert grouped(question.expression) <= labels | TARGET, question
+        named = set(re.findall(r"{{(\w+)}}", question.legend))
+        assert named <= grouped(question.expression), question
+
+
+def test_variables_of_the_dashboard_are_those_that_expressions_use():
+    variables = {one["name"] for one in dashboard()["templating"]["list"]}
+    expressions = [target["expr"] for panel in panels() for target in panel["targets"]]
+    assert variables == set(re.findall(r"\$(\w+)", " ".join(expressions))) | {"datasource"}
+
+
+def test_grafana_is_provisioned_with_the_data_source_and_the_dashboard():
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    source = yaml.safe_load((provisioning / "datasources" / "prometheus.yml").read_text())
+    assert source["datasources"][0]["type"] == "prometheus"
+    interval = source["datasources"][0]["jsonData"]["timeInterval"]
+    scraped = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())["global"]
+    assert interval == scraped["scrape_interval"]
+    provider = yaml.safe_load((provisioning / "dashboards" / "selfplay.yml").read_text())
+    assert provider["providers"][0]["type"] == "file"

@@ -1,0 +1,102 @@
+"""Guards: rows of bad iterations, alarms, and figures that are named wrongly."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.guards import Guards, figure
+from configs.errors import UserError
+from configs.guards import GuardConfig
+from configs.load import load
+from tests.configs.test_load import QUICKSTART
+
+KL = {"metric": "learner.kl_solver", "above": 1.0, "patience": 3}
+
+
+def line(iteration: int, kl: float | None, admitted: float = 1.0) -> dict:
+    return {
+        "iteration": iteration,
+        "learner": {"kl_solver": kl},
+        "admitted_share": admitted,
+        "rejected": {},
+        "development": {},
+    }
+
+
+def alarms(guards: Guards, values: list[float | None], first: int = 0) -> list[int]:
+    """The iterations that set off an alarm."""
+    return [i for i, kl in enumerate(values, first) for _ in guards.check(line(i, kl))]
+
+
+def test_an_alarm_needs_a_row_of_bad_iterations_and_sounds_again_after_as_many_more():
+    guards = Guards([GuardConfig(**KL)], [])
+    assert alarms(guards, [2, 2, 0.5, 2, 2, 2, 2, 2, 2, 1.0, 2, 2, 2]) == [5, 8, 12]
+
+
+def test_the_alarm_knows_where_its_row_began():
+    guards = Guards([GuardConfig(**KL)], [])
+    found = [
+        alarm.began for i, kl in enumerate([0, *[2] * 6]) for alarm in guards.check(line(i, kl))
+    ]
+    assert found == [1, 1]
+
+
+def test_an_iteration_without_the_figure_changes_nothing():
+    guards = Guards([GuardConfig(**KL)], [])
+    assert alarms(guards, [2, None, 2, None, 2]) == [4]
+
+
+def test_a_resumed_run_stands_where_it_stood():
+    history = [line(i, 2.0) for i in range(2)]
+    assert alarms(Guards([GuardConfig(**KL)], history), [2.0], first=2) == [2]
+    assert alarms(Guards([GuardConfig(**KL)], [*history, line(2, 2.0)]), [2.0], first=3) == []
+
+
+def test_too_little_is_an_alarm_too_and_the_gravest_comes_first():
+    low = GuardConfig(metric="admitted_share", below=0.5, patience=1)
+    back = GuardConfig(**KL | {"patience": 1}, action="rollback", set=["learner.kl.coefficient=1"])
+    (first, second) = Guards([low, back], []).check(line(7, 2.0, 0.25))
+    assert (first.guard, second.guard) == (back, low)
+    assert str(first) == "learner.kl_solver is 2, above 1 in every iteration since 7"
+    assert str(second) == "admitted_share is 0.25, below 0.5 in every iteration since 7"
+
+
+@pytest.mark.parametrize("metric", ["learner.kl_solvr", "kl", "learner", "admitted_share.x"])
+def test_a_figure_that_no_iteration_has_is_named(metric):
+    guards = Guards([GuardConfig(metric=metric, above=0)], [])
+    with pytest.raises(UserError, match=rf"^guards\.0\.metric: no iteration has a .*{metric}"):
+        guards.check(line(0, 0.0))
+
+
+def test_what_happens_now_and_then_may_be_absent():
+    assert figure(line(0, 0.0), "rejected.echo", "key") is None
+    assert figure(line(0, 0.0), "development.solved", "key") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"metric": "v"}, "exactly one of above and below"),
+        ({"metric": "v", "above": 1, "below": 0}, "exactly one of above and below"),
+        ({"metric": "v", "above": 1, "action": "rollback"}, "set goes with action rollback"),
+        ({"metric": "v", "above": 1, "set": ["seed=1"]}, "set goes with action rollback"),
+    ],
+)
+def test_guards_that_make_no_sense_are_refused(values, words):
+    with pytest.raises(ValidationError, match=words):
+        GuardConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("learner.learning_rat=1", "learner.learning_rat"),
+        ("queries=64", "queries"),
+        ("learner.learning_rate=-1", "learner.learning_rate"),
+    ],
+)
+def test_a_rollback_to_settings_that_cannot_be_is_refused_when_read(setting, words):
+    guard = f"guards=[{{metric: v, above: 1, action: rollback, set: ['{setting}']}}]"
+    with pytest.raises(UserError, match=words):
+        load(QUICKSTART, [guard])
