@@ -12,13 +12,13 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 from transformers import AutoTokenizer
 
+from actors.plain import PlainEncoder
 from actors.records import TokenIds
 from configs.errors import UserError
 
@@ -83,7 +83,7 @@ class ChatEncoder:
             )
         self._tokenizer = tokenizer
         self._date = chat_date
-        self._control_starts = _starts_of_control_words(tokenizer)
+        self._plain = PlainEncoder(tokenizer)
 
     def encode(self, messages: Sequence[Message], generation_prompt: bool = True) -> TokenIds:
         """Return the token ids of a chat, int32 [tokens].
@@ -111,13 +111,7 @@ class ChatEncoder:
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of untrusted text; none of them is a control token."""
-        cuts = [0, *(match.end() + 1 for match in self._control_starts.finditer(text)), len(text)]
-        ids: list[int] = []
-        for start, end in pairwise(cuts):
-            ids += self._tokenizer(
-                text[start:end], add_special_tokens=False, split_special_tokens=True
-            )["input_ids"]
-        return ids
+        return self._plain.encode(text)
 
     def _encode_fixed(self, text: str) -> list[int]:
         # The template writes its own beginning-of-text token: adding special tokens doubles it.
@@ -155,14 +149,3 @@ def _with_stand_ins(messages: Sequence[Message]) -> list[dict[str, str]]:
                 content += piece
         rendered.append({"role": message.role, "content": content})
     return rendered
-
-
-def _starts_of_control_words(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Match, without width, wherever an added token that is not flagged special begins.
-
-    `split_special_tokens` leaves those whole (`<tool_call>`, `<think>` of some models). Cut after
-    their first character, they are ordinary text too.
-    """
-    tokens = tokenizer.added_tokens_decoder.values()
-    words = [t.content for t in tokens if not t.special and len(t.content) > 1]
-    return re.compile("(?=" + "|".join(map(re.escape, words)) + ")" if words else r"(?!)")

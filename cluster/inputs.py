@@ -28,6 +28,7 @@ def check_inputs(config: RunConfig) -> None:
     if config.source.dataset is not None and is_file(config.source.dataset):
         load_rows(config.source.dataset)
     _check_reward_models(config)
+    _check_classifier(config)
     if config.model.path:
         check_prompts(config, config.model.path)
 
@@ -96,6 +97,13 @@ def _check_problems(section: str, config: ProblemsConfig) -> None:
             f"{key} {name!r} gives {len(made)} problems where {section}.n asks for {n}: lower"
             f" {section}.n, or mend or name another function"
         )
+
+
+def _check_classifier(config: RunConfig) -> None:
+    from actors.classifier import SafetyInput  # noqa: PLC0415
+
+    if config.gate.safety is not None:
+        SafetyInput(config.gate.safety)
 
 
 def _check_reward_models(config: RunConfig) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property
 from configs.errors import UserError
 from configs.fleets import EngineConfig
 from configs.learner import LearnerConfig
+from configs.safety import SafetyConfig
 
 GIB = 2.0**30
 PROCESS_GIB = 1.5
@@ -153,6 +154,18 @@ def _activations(learner: LearnerConfig, size: ModelSize) -> float:
 def resting_gib(parts: Parts) -> float:
     """What a learner rank keeps on its device between two steps."""
     return sum(g for name, g in parts.items() if name not in ("activations", "logits"))
+
+
+def classifier_parts(safety: SafetyConfig, size: ModelSize) -> Parts:
+    """What the safety classifier takes of its GPU, or of main memory where `gpus` is 0."""
+    width = BYTES[safety.dtype]
+    tokens = safety.batch * safety.max_tokens
+    return {
+        "weights": width * size.parameters / GIB,
+        # One layer's, since nothing is kept for a backward pass.
+        "activations": width * size.block_elements * tokens / GIB,
+        "process": PROCESS_GIB,
+    }
 
 
 def engine_parts(fleet: str, engine: EngineConfig, size: ModelSize, gpu_gib: float) -> Parts:

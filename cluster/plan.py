@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.inputs import check_inputs
-from cluster.memory import Parts, engine_parts, learner_parts, measure, resting_gib
+from cluster.memory import (
+    Parts,
+    classifier_parts,
+    engine_parts,
+    learner_parts,
+    measure,
+    resting_gib,
+)
 from cluster.placement import ClusterConfig, NodeConfig, Seat, demands, place
 from configs.errors import UserError
 from configs.fleets import EngineConfig
@@ -83,6 +90,11 @@ def make_plan(config: RunConfig, nodes: Sequence[NodeConfig]) -> Plan:
     for name, fleet in config.fleets.items():
         if isinstance(fleet, EngineConfig):
             parts[name] = engine_parts(name, fleet, sizes.get(name, size), smallest[name])
+    safety = config.gate.safety
+    if safety is not None:
+        key, trust = "gate.safety.model", safety.trust_remote_code
+        classifier = measure(key, safety.model, safety.revision, trust, reward=True)
+        parts["safety"] = classifier_parts(safety, classifier)
     loads = _loads(config, nodes, seats, parts, host_parts)
     for load in loads:
         _check(load)

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from actors.gate import Safety
 from actors.records import Query, Rejected
 from cluster.dataset import Row
 from cluster.faults import RunError
@@ -66,7 +67,11 @@ class Challenges(Protocol):
 class AdmissionGate(Protocol):
     """The admission gate (`actors.gate`)."""
 
-    async def check(self, query: Query, seen: set[str]) -> str | None:
+    async def classified(self, queries: Sequence[Query]) -> list[Safety]:
+        """What the safety classifier says of queries that were sampled together."""
+        ...
+
+    async def check(self, query: Query, seen: set[str], safety: Safety | None) -> str | None:
         """None where the query may be trained on, else why not."""
         ...
 
@@ -107,8 +112,8 @@ class ChallengerSource:
             tickets = [round_.ticket(slot) for slot in waiting]
             waiting = []
             async with contextlib.aclosing(self._sampled(tickets)) as sampled:
-                async for query in sampled:
-                    judged = await self._judged(query, round_.seen)
+                async for query, safety in sampled:
+                    judged = await self._judged(query, safety, round_.seen)
                     if isinstance(judged, Rejected):
                         reasons[judged.reason] += 1
                         last = query.text
@@ -116,21 +121,27 @@ class ChallengerSource:
                             waiting.append(Ticket.parse(query.group_id).slot)
                     yield judged
 
-    async def _sampled(self, tickets: Sequence[Ticket]) -> AsyncGenerator[Query]:
+    async def _sampled(self, tickets: Sequence[Ticket]) -> AsyncGenerator[tuple[Query, Safety]]:
         """Yield the queries in the order of the tickets; the calls for them run side by side."""
-        calls = [
-            asyncio.ensure_future(
-                self.challenger.challenge(part, [self.task(ticket) for ticket in part])
-            )
-            for part in self.challenger.calls(tickets)
-        ]
+        parts = self.challenger.calls(tickets)
+        calls = [asyncio.ensure_future(self._classified(part)) for part in parts]
         try:
             for call in calls:
-                for query in await call:
-                    yield query
+                for query, safety in await call:
+                    yield query, safety
         finally:
             for call in calls:
                 call.cancel()
+
+    async def _classified(self, tickets: Sequence[Ticket]) -> list[tuple[Query, Safety]]:
+        """The queries of one call, which the safety classifier reads together.
+
+        Before any of them is judged: what it reads in one batch is then what was sampled in one
+        call, whatever came back first.
+        """
+        tasks = [self.task(ticket) for ticket in tickets]
+        queries = await self.challenger.challenge(tickets, tasks)
+        return list(zip(queries, await self.gate.classified(queries), strict=True))
 
     def task(self, ticket: Ticket) -> TaskConfig:
         """The task and template of a ticket, drawn by weight.
@@ -142,8 +153,8 @@ class ChallengerSource:
         generator = self.seeds.generator(Purpose.DRAW, *place)
         return self.config.tasks[generator.choice(len(self._shares), p=self._shares)]
 
-    async def _judged(self, query: Query, seen: set[str]) -> Query | Rejected:
-        reason = await self.gate.check(query, seen)
+    async def _judged(self, query: Query, safety: Safety, seen: set[str]) -> Query | Rejected:
+        reason = await self.gate.check(query, seen, safety)
         if reason is not None:
             return Rejected(query, reason)
         seen.add(query.text)

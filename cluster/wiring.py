@@ -11,14 +11,15 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.chat import ChatEncoder, load_tokenizer
-from actors.gate import Gate
+from actors.classifier_actor import ClassifierActor
+from actors.gate import Classify, Gate
 from actors.records import Query, TokenIds
 from actors.roles import (
     CHALLENGER_PROMPT,
@@ -67,7 +68,10 @@ PROBE_TEXT = "The same prompt, again and again: what follows it tells whose weig
 class Prompts:
     """Both roles' prompts in token ids, and the gate that knows how much room they leave."""
 
-    def __init__(self, config: RunConfig, model_path: str) -> None:
+    def __init__(
+        self, config: RunConfig, model_path: str, classify: Classify | None = None
+    ) -> None:
+        """Load the tokenizer and the prompts; `classify` is the gate's safety classifier."""
         model = config.model
         tokenizer = load_tokenizer(model_path, model.revision, model.trust_remote_code)
         self.config = config
@@ -75,7 +79,7 @@ class Prompts:
         self.challenger = PromptFile.load(
             config.challenger.prompt or CHALLENGER_PROMPT, CHALLENGER_SLOTS
         )
-        self.gate = Gate(config.gate, self.challenger, self._answer_fits)
+        self.gate = Gate(config.gate, self.challenger, self._answer_fits, classify)
         self._check_room()
 
     def challenge(self, task: str, template: str) -> TokenIds:
@@ -174,12 +178,16 @@ class Wired:
 
 def wire(config: RunConfig, model_path: str) -> Wired:
     """Make every part of a run; no actor exists before `Wired.start`."""
-    prompts = Prompts(config, model_path)
+    safety = _safety_fleet(config)
+    classify = None if safety is None else partial(safety.call, "classify")
+    prompts = Prompts(config, model_path, classify)
     seeds = Seeds(config.seed)
     backend = backend_of(config)
     learner = LearnerGroup(config, model_path)
     publisher = _publisher(config, learner, backend, prompts.probe)
     fleets = _fleets(config, model_path, backend, publisher.catch_up)
+    if safety is not None:
+        fleets["safety"] = safety
     policy = Policy(fleets["rollout"], publisher, colocated=config.colocate)
     stale = config.staleness > 0
     solver = Solver(
@@ -250,6 +258,19 @@ def _fleets(
         name = f"reward_{part.name}"
         fleets[name] = Fleet(name, part.fleet, _part_spawner(config, part))
     return fleets
+
+
+def _safety_fleet(config: RunConfig) -> Fleet | None:
+    safety = config.gate.safety
+    if safety is None:
+        return None
+
+    def spawn(name: str) -> ActorHandle:
+        return actor_class(ClassifierActor, safety.fleet).remote(
+            safety, name=name, metrics_host=config.metrics.host
+        )
+
+    return Fleet("safety", safety.fleet, spawn)
 
 
 def _part_spawner(

@@ -18,6 +18,7 @@ def check_agreement(config: RunConfig) -> None:
     """Raise ValueError with one clear sentence where two sections contradict each other."""
     _check_algorithm(config)
     _check_mix(config)
+    _check_safety(config)
     _check_references(config)
     _check_learnability(config)
     _check_steering(config)
@@ -70,6 +71,14 @@ def _check_mix(config: RunConfig) -> None:
         f" {config.source.dataset_share:g}) is {left:g}: set queries to"
         f" {math.ceil(round(TRAINABLE_QUERIES / own, 9))} or more, lower source.dataset_share, or"
         " set challenger.alpha to 0",
+    )
+
+
+def _check_safety(config: RunConfig) -> None:
+    _demand(
+        config.gate.safety is None or config.source.kind != "dataset",
+        "gate.safety judges the Challenger's queries, and with source.kind dataset there are none:"
+        " set gate.safety to null",
     )
 
 

@@ -19,6 +19,7 @@ from configs.guards import GuardConfig
 from configs.heldout import DevelopmentConfig, HeldoutConfig
 from configs.learner import CheckpointConfig, FaultConfig, LearnerConfig, PublishConfig
 from configs.rewards import PreferencePart, RewardsConfig, VerifierPart
+from configs.safety import SafetyConfig
 
 
 class ModelConfig(Config):
@@ -153,6 +154,8 @@ class GateConfig(Config):
     echo_words: int = Field(default=12, ge=3)
     """A query that repeats this many consecutive words of the challenger prompt's own wording
     is an echo."""
+    safety: SafetyConfig | None = None
+    """A classifier that turns away hazardous or infeasible queries, asked last; null: none."""
 
 
 class MetricsConfig(Config):
@@ -246,6 +249,8 @@ class RunConfig(Config):
         if self.rewards.quality is not None:
             fleets["judge"] = self.rewards.quality.fleet
         fleets |= {f"reward_{part.name}": part.fleet for part in self.rewards.parts}
+        if self.gate.safety is not None:
+            fleets["safety"] = self.gate.safety.fleet
         return fleets
 
     @field_validator("rewards")

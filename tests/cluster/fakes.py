@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from actors.gate import Safety
 from actors.records import Completion, Group, Query, Rejected, Scores, Verdict
 from cluster.game import Game, Pending
 from cluster.seeds import Seeds, Ticket
@@ -98,15 +99,23 @@ class World:
 
 
 class Gate:
-    """Admits what it has not seen and what is not in `bad`."""
+    """Admits what it has not seen and what is neither in `bad` nor in `unsafe`."""
 
-    def __init__(self, bad: set[str] | None = None) -> None:
+    def __init__(self, bad: set[str] | None = None, unsafe: set[str] | None = None) -> None:
         self.bad = bad or set()
+        self.unsafe = unsafe or set()
+        self.classified_together: list[list[str]] = []
 
-    async def check(self, query: Query, seen: set[str]) -> str | None:
+    async def classified(self, queries: Sequence[Query]) -> list[Safety]:
+        self.classified_together.append([query.group_id for query in queries])
+        return [Safety("drugs" if q.group_id in self.unsafe else None) for q in queries]
+
+    async def check(self, query: Query, seen: set[str], safety: Safety | None) -> str | None:
         if query.group_id in self.bad:
             return "task_unreadable"
-        return "duplicate" if query.text in seen else None
+        if query.text in seen:
+            return "duplicate"
+        return f"unsafe_{safety.label}" if safety is not None and safety.label else None
 
 
 @dataclass

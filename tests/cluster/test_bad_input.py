@@ -154,6 +154,14 @@ BAD = {
         "fleet rollout: context 1024 is more than the model's 512",
     ),
     "no prompt file": (["challenger.prompt=$absent"], "cannot read the prompt file $absent"),
+    "no such label": (
+        ["gate.safety={model: $two, labels: [arms], fleet: {cpus: 0}}"],
+        "gate.safety.labels: '$two' has no label 'arms'; its labels are 'LABEL_0', 'LABEL_1'",
+    ),
+    "no safety classifier": (
+        ["gate.safety={model: $causal, labels: [arms], fleet: {cpus: 0}}"],
+        "gate.safety.model: '$causal' is LlamaForCausalLM, not a sequence classifier",
+    ),
     "no rubric": (["rewards.quality.prompt=$absent"], "cannot read the prompt file $absent"),
     "no such maker": (
         ["model.path=''", "model.make=playground.base_model:bild"],

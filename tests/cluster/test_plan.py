@@ -111,6 +111,20 @@ def test_more_cpus_than_there_are_is_refused():
         make_plan(config, [LAPTOP])
 
 
+def test_a_safety_classifier_is_counted_where_it_stands(llama):
+    model = llama["1b"] / "reward"
+    safety = f"{{model: {model}, labels: [reward], dtype: bfloat16, fleet: {{gpus: 0.1}}}}"
+    shares = "learner.gpus=0.3"
+    without = make_plan(preset("one-gpu", llama["1b"], shares), [ONE])
+    beside = make_plan(preset("one-gpu", llama["1b"], shares, f"gate.safety={safety}"), [ONE])
+    gib = beside.parts["safety"]
+    assert gib["weights"] == pytest.approx(2 * (1_235_814_400 + 2048) / 2**30)
+    assert 0 < gib["activations"] < gib["weights"]
+    grown = beside.loads[0].needed - without.loads[0].needed
+    assert grown == pytest.approx(sum(gib.values()))
+    assert "safety 0" in render(beside)
+
+
 def test_a_learner_that_does_not_fit_is_refused_with_the_remedy(llama):
     config = preset("llama-3.2-3b-lsp", llama["3b"], "learner.gradient_checkpointing=false")
     small = NODE.model_copy(update={"gpu_gib": 60})

@@ -88,6 +88,30 @@ def test_tasks_are_drawn_by_weight_and_by_seed():
     assert attempts == {"add", "sort"}  # drawn anew when the gate turns a query away
 
 
+def test_queries_of_one_call_are_classified_together_and_each_keeps_its_verdict():
+    class Halves(World):
+        def calls(self, tickets):
+            return [part for part in (tickets[:2], tickets[2:]) if part]
+
+    gate = Gate(unsafe={"000000-0001-000", "000000-0002-000", "000000-0002-001"})
+    draws = asyncio.run(drawn(challenger(Halves(make_config()), gate), Round(0), range(4)))
+    assert names(draws) == [
+        "000000-0000-000",
+        "000000-0001-000 unsafe_drugs",
+        "000000-0002-000 unsafe_drugs",
+        "000000-0003-000",
+        "000000-0001-001",
+        "000000-0002-001 unsafe_drugs",
+        "000000-0002-002",
+    ]
+    assert gate.classified_together == [
+        ["000000-0000-000", "000000-0001-000"],
+        ["000000-0002-000", "000000-0003-000"],
+        ["000000-0001-001", "000000-0002-001"],
+        ["000000-0002-002"],
+    ]
+
+
 def test_the_resample_limit_stops_the_run_with_reasons_and_an_example():
     gate = Gate(bad={f"000007-{s:04d}-{a:03d}" for s in range(4) for a in range(99)})
     source = challenger(World(make_config()), gate, resample_limit=3)

@@ -54,6 +54,17 @@ def test_a_mix_leaves_the_challenger_two_queries_to_compare(queries, share):
     load(QUICKSTART, [*MIX, *more, "challenger.alpha=0"])
 
 
+def test_a_safety_classifier_needs_queries_to_judge():
+    safety = "gate.safety={model: judge, labels: [unsafe]}"
+    config = load(QUICKSTART, [safety, "gate.safety.fleet.cpus=0.5"])
+    assert config.gate.safety is not None
+    assert config.fleets["safety"] is config.gate.safety.fleet
+    load(QUICKSTART, [safety, *MIX])
+    grpo = ["algorithm=grpo", "rewards.quality=null", "source.kind=dataset", MIX[1]]
+    with pytest.raises(UserError, match=r"gate\.safety judges the Challenger's .*safety to null"):
+        load(QUICKSTART, [safety, *grpo])
+
+
 def test_other_fleets_have_no_such_limit():
     preset = QUICKSTART.with_name("llama-3.2-3b-lsp.yaml")
     assert load(preset, [f"{PART}.fleet.deadline_s=1"]).preference_parts[0].fleet.deadline_s == 1
