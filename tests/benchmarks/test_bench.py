@@ -92,11 +92,15 @@ def test_engines_on_the_learners_gpu_sleep_while_a_stage_is_trained(colocated):
 
     async def called(name: str, *_: object) -> SimpleNamespace:
         log.append(name)
-        return SimpleNamespace(lost={})
+        return SimpleNamespace(lost={}, parity={})
 
     async def stages() -> list[dict[str, float]]:
         fleet = SimpleNamespace(
-            weights=asyncio.Lock(), call=called, call_each=called, serving=lambda: {}
+            weights=asyncio.Lock(),
+            call=called,
+            call_each=called,
+            serving=dict,
+            note_version=lambda *_: None,
         )
         publisher = SimpleNamespace(publish=lambda *_: called("publish"))
         wired = SimpleNamespace(
