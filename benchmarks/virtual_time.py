@@ -10,11 +10,16 @@ end would come at a real moment, which has no place on this clock.
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+TOLERANCE = 1e-9
+"""Seconds by which asyncio calls a timer early. After 97 days they are less than the clock can
+tell, and a timer would never be due that the clock does not pass."""
 
 
 class DeadlockError(RuntimeError):
@@ -35,6 +40,8 @@ class _JumpingSelector(selectors.DefaultSelector):
         if timeout is None:
             raise DeadlockError(_who_waits())
         self.now += timeout
+        if self.now + TOLERANCE == self.now:
+            self.now = math.nextafter(self.now, math.inf)
         return []
 
 

@@ -130,7 +130,12 @@ def timing(history: Sequence[Row]) -> list[dict[str, Any]]:
     }
     whole = totals["iteration"]
     return [
-        {"phase": name, "total": total, "mean": total / len(history), "share": total / whole}
+        {
+            "phase": name,
+            "total": total,
+            "mean": total / len(history),
+            "share": total / whole if whole else None,
+        }
         for name, total in totals.items()
     ]
 
@@ -150,4 +155,4 @@ def counted(history: Sequence[Row], key: str) -> list[tuple[str, int]]:
 
 
 def _part(part: int, whole: int) -> float:
-    return part / whole if whole else math.nan
+    return part / whole if whole else None
