@@ -145,8 +145,6 @@ def stop_elsewhere(run: str, deadline_s: float) -> None:
 def _connected(run: str) -> Any:
     """Connect to the Ray of a live run; gives its control actor."""
     name, address = _place(run)
-    # The token of the cluster that this machine's user started, where Ray keeps it.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         ray.init(
             address=address,

@@ -100,7 +100,7 @@ def states(fleet: Fleet) -> Counter:
 
 
 async def until(condition) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
 
