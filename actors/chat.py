@@ -12,6 +12,7 @@ import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 # not be secret: plain text is never rendered.
 _STAND_IN = "plainpiece5e1f91a7c4d0x{}x"
 _STAND_IN_PATTERN = re.compile(r"plainpiece5e1f91a7c4d0x(\d+)x")
+
+
+KEPT_PROMPTS = 256
+"""Prompts whose fixed parts are kept: a run has one per role and one per task of the Challenger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._date = chat_date
         self._plain = PlainEncoder(tokenizer)
+        # All that is not plain is the same again and again, and takes the most time.
+        self._fixed = lru_cache(maxsize=KEPT_PROMPTS)(self._fixed_parts)
 
     def encode(self, messages: Sequence[Message], generation_prompt: bool = True) -> TokenIds:
         """Return the token ids of a chat, int32 [tokens].
@@ -96,22 +103,31 @@ class ChatEncoder:
             UserError: The chat template refuses these messages, or loses a plain piece.
         """
         plain = [piece.text for m in messages for piece in m.pieces if isinstance(piece, Plain)]
-        rendered = self._render(_with_stand_ins(messages), generation_prompt)
-        # Of a split by a pattern with one group, every second part is the group: a plain index.
-        parts = _STAND_IN_PATTERN.split(rendered)
-        if {int(index) for index in parts[1::2]} != set(range(len(plain))):
-            raise UserError(
-                f"the chat template of {self._tokenizer.name_or_path!r} drops or rewrites the"
-                " content of a message: use a model whose template keeps contents as they are"
-            )
-        ids: list[int] = []
-        for place, part in enumerate(parts):
-            ids += self.encode_plain(plain[int(part)]) if place % 2 else self._encode_fixed(part)
-        return np.asarray(ids, dtype=np.int32)
+        parts = self._fixed(_with_stand_ins(messages), generation_prompt)
+        ids = [_ids(self.encode_plain(plain[p])) if isinstance(p, int) else p for p in parts]
+        return np.concatenate(ids)
 
     def encode_plain(self, text: str) -> list[int]:
         """Return the ids of untrusted text; none of them is a control token."""
         return self._plain.encode(text)
+
+    def _fixed_parts(
+        self, messages: tuple[tuple[str, str], ...], generation_prompt: bool
+    ) -> list[TokenIds | int]:
+        """The rendered chat in its parts: ids of what is fixed, and the places of plain pieces."""
+        rendered = self._render(messages, generation_prompt)
+        # Of a split by a pattern with one group, every second part is the group: a plain index.
+        parts = _STAND_IN_PATTERN.split(rendered)
+        plain = sum(len(_STAND_IN_PATTERN.findall(content)) for _, content in messages)
+        if {int(index) for index in parts[1::2]} != set(range(plain)):
+            raise UserError(
+                f"the chat template of {self._tokenizer.name_or_path!r} drops or rewrites the"
+                " content of a message: use a model whose template keeps contents as they are"
+            )
+        return [
+            int(part) if place % 2 else _ids(self._encode_fixed(part))
+            for place, part in enumerate(parts)
+        ]
 
     def _encode_fixed(self, text: str) -> list[int]:
         # The template writes its own beginning-of-text token: adding special tokens doubles it.
@@ -119,17 +135,20 @@ class ChatEncoder:
             "input_ids"
         ]
 
-    def _render(self, messages: list[dict[str, str]], generation_prompt: bool) -> str:
+    def _render(self, messages: tuple[tuple[str, str], ...], generation_prompt: bool) -> str:
         date: dict[str, Any] = {
             "date_string": self._date.strftime("%d %b %Y"),
             "strftime_now": self._date.strftime,
         }
         try:
             rendered = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt, **date
+                [{"role": role, "content": content} for role, content in messages],
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
+                **date,
             )
         except jinja2.TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
+            roles = ", ".join(role for role, _ in messages)
             raise UserError(
                 f"the chat template of {self._tokenizer.name_or_path!r} refuses messages of the"
                 f" roles {roles}: {error}"
@@ -137,7 +156,12 @@ class ChatEncoder:
         return str(rendered)
 
 
-def _with_stand_ins(messages: Sequence[Message]) -> list[dict[str, str]]:
+def _ids(ids: list[int]) -> TokenIds:
+    return np.asarray(ids, dtype=np.int32)
+
+
+def _with_stand_ins(messages: Sequence[Message]) -> tuple[tuple[str, str], ...]:
+    """Role and content of each message."""
     rendered, plain_count = [], 0
     for message in messages:
         content = ""
@@ -147,5 +171,5 @@ def _with_stand_ins(messages: Sequence[Message]) -> list[dict[str, str]]:
                 plain_count += 1
             else:
                 content += piece
-        rendered.append({"role": message.role, "content": content})
-    return rendered
+        rendered.append((message.role, content))
+    return tuple(rendered)

@@ -50,9 +50,7 @@ class Seeds:
 
     def derive(self, purpose: Purpose, *place: int) -> int:
         """A seed in 0..2⁶³−1 for `purpose` at `place`, a hash of all of them."""
-        key = ":".join(map(str, (self.run_seed, purpose.value, *place)))
-        digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-        return int.from_bytes(digest) >> 1
+        return _hash(":".join(map(str, (self.run_seed, purpose.value, *place))))
 
     def query(self, ticket: Ticket) -> int:
         """The seed that samples a query."""
@@ -71,5 +69,10 @@ class Seeds:
         return np.random.default_rng(self.derive(purpose, *place))
 
     def _each(self, purpose: Purpose, ticket: Ticket, n: int) -> list[int]:
-        place = (ticket.round, ticket.slot, ticket.attempt)
-        return [self.derive(purpose, *place, answer) for answer in range(n)]
+        place = (self.run_seed, purpose.value, ticket.round, ticket.slot, ticket.attempt)
+        key = ":".join(map(str, place))
+        return [_hash(f"{key}:{answer}") for answer in range(n)]
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) >> 1

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 from ray.actor import ActorHandle
@@ -79,6 +79,10 @@ class Prompts:
         self.challenger = PromptFile.load(
             config.challenger.prompt or CHALLENGER_PROMPT, CHALLENGER_SLOTS
         )
+        # The gate asks whether a query's prompt fits, and then the Solver takes it.
+        self._solve = lru_cache(maxsize=config.queries)(
+            lambda query_text: solver_prompt(self.encoder, query_text, config.solver.system)
+        )
         self.gate = Gate(config.gate, self.challenger, self._answer_fits, classify)
         self._check_room()
 
@@ -88,7 +92,7 @@ class Prompts:
 
     def solve(self, query_text: str) -> TokenIds:
         """The Solver's prompt for a query."""
-        return solver_prompt(self.encoder, query_text, self.config.solver.system)
+        return self._solve(query_text)
 
     @cached_property
     def probe(self) -> TokenIds:
