@@ -155,4 +155,4 @@ def counted(history: Sequence[Row], key: str) -> list[tuple[str, int]]:
 
 
 def _part(part: int, whole: int) -> float:
-    return part / whole if whole else None
+    return part / whole if whole else math.nan
