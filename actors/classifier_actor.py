@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-import ray
 from prometheus_client import Counter, Histogram
 
 from actors.classifier import SafetyClassifier
-from actors.telemetry import serve_metrics
+from actors.member import FleetMember
 from configs.safety import SafetyConfig
 
 QUERIES = Counter("selfplay_safety_queries_total", "Queries read by this safety classifier.")
@@ -27,7 +24,7 @@ SECONDS = Histogram(
 )
 
 
-class ClassifierActor:
+class ClassifierActor(FleetMember):
     """A safety classifier as a Ray actor; `ray.remote(ClassifierActor)` makes it one."""
 
     def __init__(self, safety: SafetyConfig, *, name: str, metrics_host: str) -> None:
@@ -38,25 +35,15 @@ class ClassifierActor:
             name: The member's name in its fleet.
             metrics_host: Where this process's metrics are served.
         """
-        self._name = name
         # One thread for all: calls queue up here, and the model works on one of them at a time.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
         device = "cuda" if safety.fleet.gpus > 0 else "cpu"
         self._classifier = self._thread.submit(SafetyClassifier, safety, device).result()
-        self._metrics_address = serve_metrics(metrics_host)
+        super().__init__(name, metrics_host)
 
     async def classify(self, texts: list[str]) -> list[str | None]:
         """Return the label that each text is rejected for, None where it is safe."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._classify, texts)
-
-    async def describe(self) -> dict[str, Any]:
-        """Return who and where this member is."""
-        return {
-            "name": self._name,
-            "pid": os.getpid(),
-            "node_id": ray.get_runtime_context().get_node_id(),
-            "metrics_address": self._metrics_address,
-        }
 
     async def stop(self) -> None:
         """End the thread; what waits for it fails."""

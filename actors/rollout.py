@@ -6,23 +6,21 @@ It is an asyncio actor: calls overlap, and the engine batches them together.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from typing import Any
 
-import ray
 from prometheus_client import Counter
 
+from actors.member import FleetMember
 from actors.policy import PolicyEngine
 from actors.records import Completion, GenerationRequest, LogProbs, TokenIds
-from actors.telemetry import serve_metrics
 from configs.fleets import RolloutConfig
 
 COMPLETIONS = Counter("selfplay_rollout_completions_total", "Sequences sampled by this engine.")
 TOKENS = Counter("selfplay_rollout_tokens_total", "Tokens sampled by this engine.")
 
 
-class RolloutActor:
+class RolloutActor(FleetMember):
     """A policy engine as a Ray actor; `ray.remote(RolloutActor)` makes it one.
 
     Errors of the engine's start leave the constructor; a `UserError` among them is one the user
@@ -53,7 +51,6 @@ class RolloutActor:
             trust_remote_code: Run model code that comes with the checkpoint.
             colocated: Whether the engine gives up its GPU's memory while the learner learns.
         """
-        self._name = name
         self._engine = PolicyEngine(
             model_path,
             config,
@@ -66,7 +63,7 @@ class RolloutActor:
             transfer_backend=transfer_backend,
             sleep_mode=colocated,
         )
-        self._metrics_address = serve_metrics(metrics_host)
+        super().__init__(name, metrics_host)
 
     async def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
         """Sample every request; return the completions in their order."""
@@ -115,13 +112,7 @@ class RolloutActor:
 
     async def describe(self) -> dict[str, Any]:
         """Return who and where this member is, and what it serves."""
-        return {
-            "name": self._name,
-            "pid": os.getpid(),
-            "node_id": ray.get_runtime_context().get_node_id(),
-            "metrics_address": self._metrics_address,
-            "version": self._engine.version,
-        }
+        return await super().describe() | {"version": self._engine.version}
 
     async def stop(self) -> None:
         """Stop the engine; what is still pending fails."""

@@ -45,8 +45,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("table", "driver"), nargs="*")
     options = parser.parse_args()
-    # A restart of a simulated actor is no news.
-    logging.getLogger("cluster").setLevel(logging.ERROR)
     wanted = options.only or ("table", "driver")
     results: dict[str, Any] = {"about": NOT_IN_IT}
     if "table" in wanted:
@@ -94,4 +92,6 @@ def row(line: Line) -> str:
 
 
 if __name__ == "__main__":
+    # A restart of a simulated actor is no news.
+    logging.getLogger("cluster").setLevel(logging.ERROR)
     main()

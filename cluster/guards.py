@@ -40,6 +40,7 @@ class Guards:
         """`history` are the lines of the iterations before the first that is checked."""
         self._guards = guards
         self._rows = [0] * len(guards)
+        self._began = [0] * len(guards)
         for row in history:
             self.check(row)
 
@@ -60,11 +61,31 @@ class Guards:
         value = figure(row, guard.metric, f"guards.{place}.metric")
         if value is None:
             return None
-        self._rows[place] = self._rows[place] + 1 if _beyond(value, guard) else 0
-        bad = self._rows[place]
+        bad = self._rows[place] = self._rows[place] + 1 if _beyond(value, guard) else 0
+        if bad == 1:
+            self._began[place] = row["iteration"]
         if bad == 0 or bad % guard.patience:
             return None
-        return Alarm(guard, value, row["iteration"] - bad + 1)
+        return Alarm(guard, value, self._began[place])
+
+    def rollback_began(self, iteration: int) -> int | None:
+        """The earliest first bad iteration that a rollback may still name, where `iteration` is
+        the next to be played; None where no guard rolls back."""
+        began = [
+            self._began[place] if self._rows[place] else iteration
+            for place, guard in enumerate(self._guards)
+            if guard.action == "rollback"
+        ]
+        return min(began, default=None)
+
+
+def last_good(began: int, staleness: int) -> int:
+    """The newest checkpoint whose model played no iteration from `began` on.
+
+    The model of checkpoint t plays iterations t to t + staleness, so the model of the checkpoint
+    that a bad row began with is bad itself.
+    """
+    return max(began - 1 - staleness, 0)
 
 
 def figure(row: Mapping[str, Any], metric: str, key: str) -> float | None:

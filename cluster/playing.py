@@ -17,7 +17,7 @@ from cluster.console import Console, summary_text
 from cluster.control import Control
 from cluster.faults import RunError
 from cluster.game import Game, Pending
-from cluster.guards import Alarm, Guards, figure
+from cluster.guards import Alarm, Guards, figure, last_good
 from cluster.heldout import HeldOut, Problems
 from cluster.ledger import Ledger
 from cluster.metrics import ALARMS, Discovery, History, Target, observe, observe_fleet
@@ -254,12 +254,15 @@ class Playing:
         value = None
         if named is not None and (due or record.development):
             value = figure(record.as_dict(), named, "checkpoint.best")
-        marked = self.store.best()
-        better = value is not None and (marked is None or value > marked[1])
+        better = value is not None and self._is_best(value)
         if due or better:
             await self._save(game)
         if value is not None and better:
             self.store.mark_best(game.iteration, value)
+
+    def _is_best(self, value: float) -> bool:
+        marked = self.store.best()
+        return marked is None or value > marked[1]
 
     def _act(self, alarms: Sequence[Alarm]) -> None:
         """Do what the guards ask for."""
@@ -289,7 +292,9 @@ class Playing:
         pending = game.pending()
         if self._saved == game.iteration and not pending.groups:
             return
-        with self.store.writing(game.iteration) as draft:
+        began = self.guards.rollback_began(game.iteration)
+        reach = None if began is None else last_good(began, self.config.staleness)
+        with self.store.writing(game.iteration, reach) as draft:
             draft.written |= await self.wired.learner.save(draft.folder / LEARNER)
             draft.written |= await self.wired.learner.export(draft.folder / EXPORT)
             save_pending(pending, draft.folder)

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from cluster.guards import Alarm
+from cluster.guards import Alarm, last_good
 from cluster.rundir import CHECKPOINTS
 from configs.load import changed
 from configs.schema import RunConfig
@@ -44,9 +44,9 @@ def settings_now(config: RunConfig) -> RunConfig:
 
 
 def roll_back(config: RunConfig, alarm: Alarm, iteration: int) -> str:
-    """Take the run back from `iteration` to before the alarm's first bad one; says what it did."""
+    """Take the run back from `iteration` to the last good checkpoint; says what it did."""
     store = CheckpointStore(config.run_dir / CHECKPOINTS, config.checkpoint.keep)
-    folder = store.roll_back(alarm.began)
+    folder = store.roll_back(last_good(alarm.began, config.staleness))
     to = int(folder.name) if folder is not None else 0
     entry = {"iteration": iteration, "to": to, "reason": str(alarm), "set": alarm.guard.set}
     # After the checkpoints: a crash in between plays the same again, up to the same alarm.

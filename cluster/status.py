@@ -16,7 +16,7 @@ def status_of(game: Game, fleets: Mapping[str, Fleet], last: IterationRecord | N
     """The status of a run; `last` is the record of its last iteration in this life.
 
     {run, iteration, iterations, version, awaited, last: {…} or null, fleets: {name: {target,
-    serving, waiting, in_flight, restarts, members: […], unplaced: {member: what is missing}}}};
+    serving, waiting, in_flight, restarts, members: […], unplaced: {member: a sentence}}}};
     `waiting` are calls without a member, `in_flight` those in members' hands.
     """
     return {
@@ -67,7 +67,7 @@ def status_text(status: Mapping[str, Any]) -> str:
         [_row(name, fleet) for name, fleet in status["fleets"].items()],
     )
     for fleet in status["fleets"].values():
-        lines += [f"  {member} has no place: {why}" for member, why in fleet["unplaced"].items()]
+        lines += [f"  {sentence}" for sentence in fleet["unplaced"].values()]
     return "\n".join(lines)
 
 

@@ -24,8 +24,8 @@ class GuardConfig(Config):
     iteration without the figure changes nothing."""
     action: Literal["log", "stop", "rollback"] = "log"
     """log: a warning in the log, the record and the metrics. stop: a checkpoint, and the run ends
-    with exit code 1. rollback: the run goes on from the last checkpoint before the figure went
-    beyond its limit, with the settings of `set`."""
+    with exit code 1. rollback: the run goes on from the last checkpoint whose model played no
+    iteration beyond the limit, with the settings of `set`; that one is kept beside the newest."""
     set: list[str] = Field(default=[])
     """Overrides `a.b=c` that take effect at a rollback."""
 

@@ -54,11 +54,12 @@ class CheckpointStore:
         self.keep = keep
 
     @contextmanager
-    def writing(self, iteration: int) -> Iterator[Draft]:
+    def writing(self, iteration: int, reach: int | None = None) -> Iterator[Draft]:
         """Give a draft to fill; on a clean end it becomes the newest checkpoint at once.
 
-        A folder of the same iteration is replaced. UserError where the disk cannot be written, or
-        a file is missing that another process wrote.
+        A folder of the same iteration is replaced. The newest one up to `reach` is kept, however
+        old. UserError where the disk cannot be written, or a file is missing that another process
+        wrote.
         """
         folder = self.root / f"{DRAFT_PREFIX}{iteration}"
         try:
@@ -71,7 +72,7 @@ class CheckpointStore:
             self._put_in_place(draft.folder, self.root / str(iteration))
         except OSError as e:
             raise UserError(f"cannot write the checkpoint {folder}: {e}") from e
-        self._remove_old(iteration)
+        self._remove_old(iteration, iteration if reach is None else reach)
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint's folder, None where the run has none."""
@@ -138,9 +139,10 @@ class CheckpointStore:
         write_durably(self.root / LATEST_FILE, final.name)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _remove_old(self, newest: int) -> None:
+    def _remove_old(self, newest: int, reach: int) -> None:
         numbers = self._numbers()
         kept = {newest, *numbers[-self.keep :]}
+        kept |= set([number for number in numbers if number <= reach][-1:])
         if (marked := self.best()) is not None:
             kept.add(int(marked[0].name))
         for number in numbers:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-import ray
 from prometheus_client import Counter, Histogram
 
-from actors.telemetry import serve_metrics
+from actors.member import FleetMember
 
 ANSWERS = Counter(
     "selfplay_reward_answers_total",
@@ -28,18 +24,5 @@ SECONDS = Histogram(
 )
 
 
-class RewardMember:
-    """A member of a reward fleet; its process serves its own metrics."""
-
-    def __init__(self, name: str, metrics_host: str) -> None:
-        self._name = name
-        self._metrics_address = serve_metrics(metrics_host)
-
-    async def describe(self) -> dict[str, Any]:
-        """Return who and where this member is."""
-        return {
-            "name": self._name,
-            "pid": os.getpid(),
-            "node_id": ray.get_runtime_context().get_node_id(),
-            "metrics_address": self._metrics_address,
-        }
+class RewardMember(FleetMember):
+    """A member of a reward fleet."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from cluster.guards import Guards, figure
+from cluster.guards import Guards, figure, last_good
 from configs.errors import UserError
 from configs.guards import GuardConfig
 from configs.load import load
@@ -40,6 +40,34 @@ def test_the_alarm_knows_where_its_row_began():
         alarm.began for i, kl in enumerate([0, *[2] * 6]) for alarm in guards.check(line(i, kl))
     ]
     assert found == [1, 1]
+
+
+def test_an_alarm_of_a_rare_figure_began_with_its_first_bad_value():
+    guards = Guards([GuardConfig(metric="learner.kl_solver", above=1, patience=2)], [])
+    said = [guards.check(line(i, 2.0 if i % 5 == 4 else None)) for i in range(10)]
+    assert [alarm.began for alarms in said for alarm in alarms] == [4]
+
+
+def test_a_rollback_may_go_back_to_before_any_row_that_is_open():
+    def guards_of(action: str, values: list[float]) -> Guards:
+        settings = ["learner.learning_rate=1e-6"] if action == "rollback" else []
+        guard = GuardConfig(
+            metric="learner.kl_solver", above=1, patience=9, action=action, set=settings
+        )
+        return Guards([guard], [line(i, value) for i, value in enumerate(values)])
+
+    assert guards_of("stop", [0, 2, 2]).rollback_began(3) is None
+    assert guards_of("rollback", [0, 2, 2]).rollback_began(3) == 1
+    assert guards_of("rollback", [2, 2, 0]).rollback_began(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("began", "staleness", "good"), [(5, 0, 4), (5, 2, 2), (0, 0, 0), (1, 1, 0)]
+)
+def test_the_last_good_checkpoint_played_nothing_bad(began, staleness, good):
+    assert last_good(began, staleness) == good
+    # What checkpoint t's model plays ends before the bad row, unless it is the very first.
+    assert good == 0 or good + staleness < began
 
 
 def test_an_iteration_without_the_figure_changes_nothing():

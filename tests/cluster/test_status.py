@@ -26,7 +26,7 @@ STATUS = {
             "target": 3, "serving": 2, "waiting": 0, "in_flight": 12, "restarts": 1,
             "members": [member("rollout-0", 7), member("rollout-1", 6),
                         member("rollout-2", 0, "starting")],
-            "unplaced": {"rollout-2": "it asks for 1 GPUs"},
+            "unplaced": {"rollout-2": "rollout-2 has no place: it asks for 1 GPUs"},
         },
         "judge": {"target": 1, "serving": 1, "waiting": 4, "in_flight": 1, "restarts": 0,
                   "members": [member("judge-0", None)], "unplaced": {}},

@@ -48,6 +48,14 @@ def test_the_best_one_is_kept_beside_the_newest(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4"]
 
 
+def test_the_one_that_a_rollback_would_reach_back_to_is_kept(tmp_path):
+    store = CheckpointStore(tmp_path, keep=1)
+    for iteration, reach in ((2, 0), (4, 2), (6, 3), (8, 3)):
+        with store.writing(iteration, reach) as draft:
+            draft.state = {}
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["2", "8"]
+
+
 def test_roll_back_makes_an_older_one_the_latest(tmp_path):
     store = CheckpointStore(tmp_path, keep=3)
     for iteration in (2, 4, 6):
