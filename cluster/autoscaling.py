@@ -47,17 +47,15 @@ class Autoscaler:
             if fleet.config.autoscale is not None
         }
 
-    def observe(self, time: float, waiting_share: float) -> list[str]:
-        """Look at every fleet after an iteration, resize where it is time; says what it did.
+    def observe(self, time: float, waiting_share: float) -> None:
+        """Look at every fleet after an iteration, and resize it where it is time.
 
         `waiting_share` is the share of the iteration that the learner waited for its groups.
         """
-        said = []
         for name, watched in self._watched.items():
             if time > watched.time:
                 measured = waiting_share if name == ROLLOUT else self._calls(watched, time)
-                said += self._decided(name, watched, time, measured)
-        return said
+                self._decide(name, watched, time, measured)
 
     def _calls(self, watched: _Watched, time: float) -> float:
         """Calls in hand and waiting since the last look, on average, for each serving actor."""
@@ -66,7 +64,7 @@ class Autoscaler:
         calls = (fleet.call_seconds - seconds) / (time - watched.time)  # Little's law
         return calls / max(1, len(fleet.serving()))
 
-    def _decided(self, name: str, watched: _Watched, time: float, measured: float) -> list[str]:
+    def _decide(self, name: str, watched: _Watched, time: float, measured: float) -> None:
         fleet = watched.fleet
         config = fleet.config.autoscale
         assert config is not None, "only such fleets are watched"
@@ -75,8 +73,7 @@ class Autoscaler:
         measure = self._waiting if name == ROLLOUT else QUEUE
         decision, watched.memory = decide(config, measure, seen, watched.memory)
         if decision is None:
-            return []
-        said = f"{name}: {fleet.target} → {decision.size} actors, since {decision.reason}"
-        log.info("autoscale: %s", said)
+            return
+        change = f"{fleet.target} → {decision.size} actors"
+        log.info("autoscale: %s: %s, since %s", name, change, decision.reason)
         fleet.resize(decision.size)
-        return [said]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
+
+from cluster.token import use_token
 
 RUN_HELP = "a run directory, or the name of a live run on the Ray cluster (RAY_ADDRESS)"
 FLEETS_HELP = "fleets and their new sizes, for example rollout=6 judge=1 reward_helpful=2"
@@ -32,22 +33,15 @@ def _add(commands: Any, name: str, command: Any, what: str) -> Any:
     return parser
 
 
-def _use_token() -> None:
-    """Have Ray show its token where there is one; Ray looks once, when it is imported."""
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    if "RAY_AUTH_TOKEN" in os.environ or path.is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
 def _status(options: argparse.Namespace) -> None:
-    _use_token()
+    use_token()
     from cluster.control import ask  # noqa: PLC0415
 
     _show(ask(options.run, "status"), options)
 
 
 def _scale(options: argparse.Namespace) -> None:
-    _use_token()
+    use_token()
     from cluster.control import ask  # noqa: PLC0415
 
     _show(ask(options.run, "scale", {"sizes": sizes_of(options.sizes)}), options)
@@ -64,7 +58,7 @@ def _stop(options: argparse.Namespace) -> None:
     from cluster.claim import STOP_DEADLINE_S, is_driven_elsewhere, stop_driver  # noqa: PLC0415
 
     if is_driven_elsewhere(options.run):
-        _use_token()
+        use_token()
         from cluster.control import stop_elsewhere  # noqa: PLC0415
 
         stop_elsewhere(options.run, STOP_DEADLINE_S)

@@ -8,14 +8,14 @@ the real placement; this shows that one exists, and which.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import Field, model_validator
 
 from configs.base import Config
 from configs.errors import UserError
-from configs.fleets import EngineConfig, FleetConfig
+from configs.fleets import EngineConfig, FleetConfig, Label
 from configs.schema import RunConfig
 
 ROUNDING = 1e-6
@@ -37,6 +37,8 @@ class NodeConfig(Config):
     """CPUs of each, as Ray counts them."""
     memory_gib: float = Field(gt=0)
     """GiB of main memory of each."""
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    """Labels of each, as `ray start --labels` gives them."""
 
 
 class ClusterConfig(Config):
@@ -64,13 +66,16 @@ class ClusterConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one actor reserves: `devices` GPUs with a share `gpus` of each, and CPUs."""
+    """What one actor reserves: `devices` GPUs with a share `gpus` of each, CPUs and main memory,
+    on a node with these labels."""
 
     name: str
     fleet: str
     cpus: float
     gpus: float
     devices: int = 1
+    memory_gib: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def total_gpus(self) -> float:
@@ -93,6 +98,7 @@ class _Room:
 
     node: NodeConfig
     cpus: float
+    memory_gib: float
     gpus: list[float]
     learners: set[int] = field(default_factory=set)
 
@@ -119,7 +125,8 @@ def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
     if devices > 1 and fleet.gpus != 1:
         raise UserError(f"fleet {name}: tensor_parallel {devices} needs gpus 1 for each rank")
     for i in range(fleet.replicas):
-        yield Demand(f"{name} {i}", name, fleet.cpus, fleet.gpus, devices)
+        of_each = (fleet.cpus, fleet.gpus, devices, fleet.memory_gib, fleet.labels)
+        yield Demand(f"{name} {i}", name, *of_each)
 
 
 def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
@@ -128,9 +135,14 @@ def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
     Raises UserError where the nodes have too few GPUs or CPUs in all, or none has room for one.
     """
     _check_totals(wanted, nodes)
-    rooms = [_Room(node, node.cpus, [1.0] * node.gpus) for node in nodes]
-    # The hardest to seat first: learner ranks, then by GPUs, then by CPUs.
-    order = sorted(wanted, key=lambda d: (d.fleet != "learner", -d.total_gpus, -d.cpus))
+    rooms = [_Room(node, node.cpus, node.memory_gib, [1.0] * node.gpus) for node in nodes]
+    # The hardest to seat first: those with a kind of node of their own, learner ranks, then by
+    # GPUs, then by CPUs.
+    order = sorted(
+        wanted, key=lambda d: (not d.labels, d.fleet != "learner", -d.total_gpus, -d.cpus)
+    )
+    # What asks for no label goes where fewest labels are, and leaves the others' nodes to them.
+    rooms.sort(key=lambda room: len(room.node.labels))
     seats = {demand.name: _seat(demand, rooms) for demand in order}
     return [seats[demand.name] for demand in wanted]
 
@@ -153,21 +165,28 @@ def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None
 
 def _seat(demand: Demand, rooms: Sequence[_Room]) -> Seat:
     for room in rooms:
-        if room.cpus + ROUNDING < demand.cpus:
+        if not demand.labels.items() <= room.node.labels.items():
+            continue
+        if room.cpus + ROUNDING < demand.cpus or room.memory_gib + ROUNDING < demand.memory_gib:
             continue
         devices = _devices(demand, room)
         if devices is None:
             continue
         room.cpus -= demand.cpus
+        room.memory_gib -= demand.memory_gib
         for device in devices:
             room.gpus[device] -= demand.gpus
         if demand.fleet == "learner":
             room.learners |= set(devices)
         return Seat(demand, room.node.name, devices)
-    gpus = f"{demand.devices} × {demand.gpus:g} GPU and " if demand.gpus else ""
+    asked = [f"{demand.devices} × {demand.gpus:g} GPU"] * (demand.gpus > 0)
+    asked += [f"{demand.cpus:g} CPUs"]
+    asked += [f"{demand.memory_gib:g} GiB of memory"] * (demand.memory_gib > 0)
+    labels = ", ".join(f"{key}={value}" for key, value in demand.labels.items())
+    kind = f" labelled {labels}" if labels else ""
     raise UserError(
-        f"{demand.name} needs {gpus}{demand.cpus:g} CPUs on one node, and no node has that left"
-        " beside the other actors"
+        f"{demand.name} needs {' and '.join(asked)} on one node{kind}, and no node{kind} has that"
+        " left beside the other actors"
     )
 
 

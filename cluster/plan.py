@@ -323,6 +323,7 @@ def _live_nodes() -> list[NodeConfig]:
                 "name": f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}",
                 "cpus": node["Resources"].get("CPU", 0.0),
                 "gpus": int(node["Resources"].get("GPU", 0)),
+                "labels": node["Labels"],
             }
         )
         for node, machine in zip(alive, machines, strict=True)

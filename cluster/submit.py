@@ -31,6 +31,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.claim import STOP_DEADLINE_S
 from cluster.faults import RunError
+from cluster.token import find_token, token_is_off
 from configs.errors import UserError
 from configs.load import require_shared_run_dir
 from configs.provenance import commit
@@ -205,32 +206,6 @@ def dashboard_address(given: str | None, environment: Mapping[str, str]) -> str:
     return DASHBOARD
 
 
-def find_token(environment: Mapping[str, str]) -> str | None:
-    """The cluster's token where Ray looks for it, None where there is none or Ray is told not to.
-
-    Raises UserError where RAY_AUTH_TOKEN_PATH names no readable file.
-    """
-    if _token_is_off(environment):
-        return None
-    if token := environment.get("RAY_AUTH_TOKEN", "").strip():
-        return token
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    try:
-        return path.read_text("utf-8").strip() or None
-    except (OSError, UnicodeDecodeError) as error:
-        if not named:
-            return None
-        raise UserError(
-            f"RAY_AUTH_TOKEN_PATH {path} cannot be read ({error}): name the file of the token, or"
-            " unset it"
-        ) from None
-
-
-def _token_is_off(environment: Mapping[str, str]) -> bool:
-    return environment.get("RAY_AUTH_MODE", "").lower() == "disabled"
-
-
 class Cluster:
     """A Ray cluster that takes jobs."""
 
@@ -321,7 +296,7 @@ class Cluster:
                 f"the Ray cluster at {self.address} refuses the token found here: set"
                 " RAY_AUTH_TOKEN to what ray get-auth-token prints on its head"
             )
-        if _token_is_off(os.environ):
+        if token_is_off(os.environ):
             return (
                 f"the Ray cluster at {self.address} asks for a token, and RAY_AUTH_MODE is disabled"
                 " here: unset it"

@@ -7,7 +7,6 @@ compares their words, which costs milliseconds and needs no model.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -69,10 +68,6 @@ class QueryMemory:
     def duplicates(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Return which texts have the words of a remembered query [N]."""
         return np.array([_key(text) in self._bags for text in texts], dtype=bool)
-
-    def duplicate_share(self, texts: Sequence[str]) -> float:
-        """Return the share of the texts that are duplicates, NaN where there is no text."""
-        return float(self.duplicates(texts).mean()) if texts else math.nan
 
     def novelty(self, texts: Sequence[str]) -> Floats:
         """Return 1 − the highest similarity of each text to a remembered query [N], 0 … 1.

@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 DEPLOY = ROOT / "cluster" / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from cluster.initial import initial_model
 from configs.load import load, save_resolved
 from learner.checkpoint import CheckpointStore
+from tests.conftest import ROOT
 from tests.models import save_causal_model
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 

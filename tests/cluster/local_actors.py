@@ -150,7 +150,7 @@ def with_fleet(use, replicas: int = 2, **config: object) -> World:
         try:
             await fleet.start()
             world.catching_up.clear()
-            await asyncio.wait_for(use(world, fleet), 30)
+            await asyncio.wait_for(use(world, fleet), 90)
         finally:
             await fleet.stop()
         return world
@@ -158,9 +158,22 @@ def with_fleet(use, replicas: int = 2, **config: object) -> World:
     return asyncio.run(run())
 
 
+def use_fleet(fleet: Fleet, use) -> None:
+    """Start a fleet of Ray actors, use it as `use(fleet)`, and end it."""
+
+    async def run() -> None:
+        try:
+            await fleet.start()
+            await asyncio.wait_for(use(fleet), 90)
+        finally:
+            await fleet.stop()
+
+    asyncio.run(run())
+
+
 async def until(condition) -> None:
     """Wait for what no event tells."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 

@@ -25,9 +25,9 @@ from cluster.signals import STOP_SIGNALS
 from cluster.wiring import Wired
 from configs.load import RAY_JOB_VARIABLE, load, save_resolved
 from learner.checkpoint import CheckpointStore
+from tests.conftest import ROOT
 from tests.models import save_reward_model
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 SOLVED = "{name: solved, kind: verifier, function: 'playground.language:verify', fleet: {cpus: 0}}"
 TASTE = f"rewards.parts=[{SOLVED}, {{name: taste, kind: preference, model: $model, fleet: $fleet}}]"

@@ -14,8 +14,8 @@ import pytest
 from cluster import cli
 from cluster.faults import RunError
 from configs.errors import DISK_REMEDIES, UserError, naming
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 

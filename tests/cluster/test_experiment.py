@@ -31,8 +31,8 @@ from configs.errors import UserError
 from configs.experiments import ExperimentConfig, load_experiment
 from configs.load import load, save_resolved
 from learner.checkpoint import CheckpointStore
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 EXPERIMENTS = ROOT / "configs" / "experiments"
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 MADE = "tests.cluster.test_experiment:make_data"

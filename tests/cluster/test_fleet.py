@@ -16,6 +16,7 @@ from cluster.fleet import Fleet
 from configs.errors import UserError
 from configs.fleets import FleetConfig
 from learner.group import LearnerError
+from tests.cluster.local_actors import until, use_fleet
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -84,25 +85,8 @@ def make_fleet(replicas: int = 2, catch_up=None, broken: str = "", **config: obj
     )
 
 
-def with_fleet(fleet: Fleet, use) -> None:
-    async def run() -> None:
-        try:
-            await fleet.start()
-            await asyncio.wait_for(use(fleet), 40)
-        finally:
-            await fleet.stop()
-
-    asyncio.run(run())
-
-
 def states(fleet: Fleet) -> Counter:
     return Counter(member["state"] for member in fleet.describe())
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 def test_work_is_spread_by_load_and_every_result_is_the_callers():
@@ -113,7 +97,7 @@ def test_work_is_spread_by_load_and_every_result_is_the_callers():
         assert {member["in_flight"] for member in fleet.describe()} == {0}
         assert all("pid" in member for member in fleet.describe())
 
-    with_fleet(make_fleet(), use)
+    use_fleet(make_fleet(), use)
 
 
 def test_a_member_killed_in_mid_call_is_restarted_and_its_work_redone():
@@ -131,7 +115,7 @@ def test_a_member_killed_in_mid_call_is_restarted_and_its_work_redone():
         assert fleet.describe()[0]["pid"] != victim
         assert fleet.describe()[0]["restarts"] == 1
 
-    with_fleet(make_fleet(), use)
+    use_fleet(make_fleet(), use)
 
 
 def test_the_only_member_dies_and_the_call_waits_for_its_restart(tmp_path):
@@ -139,7 +123,7 @@ def test_the_only_member_dies_and_the_call_waits_for_its_restart(tmp_path):
         assert await fleet.call("die_first", str(tmp_path / "died")) == "rollout-0"
         assert fleet.restarts == 1
 
-    with_fleet(make_fleet(replicas=1), use)
+    use_fleet(make_fleet(replicas=1), use)
 
 
 def test_a_hung_member_is_killed_at_the_deadline_and_its_work_redone(tmp_path):
@@ -149,7 +133,7 @@ def test_a_hung_member_is_killed_at_the_deadline_and_its_work_redone(tmp_path):
         (lost,) = hung.keys() - {answered}
         await until(lambda: not os.path.exists(f"/proc/{hung[lost]}"))
 
-    with_fleet(make_fleet(deadline_s=1.5), use)
+    use_fleet(make_fleet(deadline_s=1.5), use)
 
 
 def test_a_living_member_without_its_engine_is_replaced(tmp_path, caplog):
@@ -159,7 +143,7 @@ def test_a_living_member_without_its_engine_is_replaced(tmp_path, caplog):
         assert fleet.describe()[0]["pid"] != before
         assert fleet.restarts == 1
 
-    with_fleet(make_fleet(replicas=1), use)
+    use_fleet(make_fleet(replicas=1), use)
     assert "rollout-0 is lost: serve_with: the rollout engine failed: no blocks left" in caplog.text
 
 
@@ -172,7 +156,7 @@ def test_the_methods_own_error_comes_as_it_was_raised_and_is_not_tried_again(kin
         assert fleet.restarts == 0
         assert states(fleet) == {"serving": 1}
 
-    with_fleet(make_fleet(replicas=1), use)
+    use_fleet(make_fleet(replicas=1), use)
 
 
 def test_used_up_restarts_name_the_fleet_and_the_first_cause():
@@ -182,23 +166,23 @@ def test_used_up_restarts_name_the_fleet_and_the_first_cause():
         with pytest.raises(RunError, match="used up"):
             await fleet.call("work", 0)
 
-    with_fleet(make_fleet(replicas=1, restarts=1), use)
+    use_fleet(make_fleet(replicas=1, restarts=1), use)
 
 
 def test_a_users_mistake_in_a_constructor_comes_as_a_user_error():
     with pytest.raises(UserError) as caught:
-        with_fleet(make_fleet(broken="model"), lambda fleet: asyncio.sleep(0))
+        use_fleet(make_fleet(broken="model"), lambda fleet: asyncio.sleep(0))
     assert str(caught.value) == "model.path /nowhere is no model: name one"
 
 
 def test_a_start_that_takes_too_long_says_so():
     with pytest.raises(UserError, match=r"rollout: an actor did not start within 2 s"):
-        with_fleet(make_fleet(broken="slow", start_deadline_s=2), lambda fleet: asyncio.sleep(0))
+        use_fleet(make_fleet(broken="slow", start_deadline_s=2), lambda fleet: asyncio.sleep(0))
 
 
 def test_calls_fail_and_no_process_is_left_after_stop():
     fleet = make_fleet()
-    with_fleet(fleet, lambda fleet: asyncio.sleep(0))
+    use_fleet(fleet, lambda fleet: asyncio.sleep(0))
     pids = [member["pid"] for member in fleet.describe()]
     assert states(fleet) == {"gone": 2}
     deadline = time.monotonic() + 10
@@ -255,7 +239,7 @@ def test_a_restarted_member_serves_only_when_it_holds_the_current_weights():
         await until(lambda: len(fleet.serving()) == 2)
         assert {await m.held.remote() for m in fleet.serving().values()} == {3}
 
-    with_fleet(make_fleet(catch_up=publisher.catch_up), use)
+    use_fleet(make_fleet(catch_up=publisher.catch_up), use)
 
 
 def test_a_publish_during_a_catch_up_waits_and_leaves_nobody_stale():
@@ -280,7 +264,7 @@ def test_a_publish_during_a_catch_up_waits_and_leaves_nobody_stale():
         assert await publishing == {"rollout-0", "rollout-1"}
         assert {await m.held.remote() for m in fleet.serving().values()} == {7}
 
-    with_fleet(make_fleet(catch_up=publisher.catch_up), use)
+    use_fleet(make_fleet(catch_up=publisher.catch_up), use)
 
 
 def test_a_member_that_comes_up_during_a_publish_catches_up_to_the_new_version():
@@ -295,7 +279,7 @@ def test_a_member_that_comes_up_during_a_publish_catches_up_to_the_new_version()
         await until(lambda: len(fleet.serving()) == 2)
         assert {await m.held.remote() for m in fleet.serving().values()} == {5}
 
-    with_fleet(make_fleet(catch_up=publisher.catch_up), use)
+    use_fleet(make_fleet(catch_up=publisher.catch_up), use)
 
 
 def test_members_that_die_while_they_catch_up_are_restarted_again():
@@ -314,7 +298,7 @@ def test_members_that_die_while_they_catch_up_are_restarted_again():
         await until(lambda: len(fleet.serving()) == 1)
         assert fleet.restarts == 2
 
-    with_fleet(make_fleet(replicas=1, catch_up=catch_up, restarts=3), use)
+    use_fleet(make_fleet(replicas=1, catch_up=catch_up, restarts=3), use)
 
 
 @pytest.mark.parametrize(
@@ -335,4 +319,4 @@ def test_an_error_in_a_restarts_catch_up_ends_the_calls_with_its_cause(error):
         with pytest.raises(RunError, match=f"rollout-0 could not be restarted: {error}"):
             await asyncio.gather(kill(fleet, 0), *(fleet.call("work", 0, 5) for _ in range(2)))
 
-    with_fleet(make_fleet(replicas=1, catch_up=catch_up), use)
+    use_fleet(make_fleet(replicas=1, catch_up=catch_up), use)

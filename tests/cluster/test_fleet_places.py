@@ -15,7 +15,7 @@ from cluster.fleet import Fleet
 from cluster.reserving import actor_class
 from configs.errors import UserError
 from configs.fleets import FleetConfig
-from tests.cluster.local_actors import World, states, until, with_fleet
+from tests.cluster.local_actors import World, states, until, use_fleet, with_fleet
 
 
 def test_a_newcomer_without_a_place_is_named_and_joins_when_it_has_one(caplog):
@@ -120,17 +120,6 @@ def ray_fleet(replicas: int, **config: object) -> Fleet:
     return Fleet("rollout", fleet_config, spawn)
 
 
-def on_ray(fleet: Fleet, use) -> None:
-    async def run() -> None:
-        try:
-            await fleet.start()
-            await asyncio.wait_for(use(fleet), 60)
-        finally:
-            await fleet.stop()
-
-    asyncio.run(run())
-
-
 @pytest.mark.usefixtures("ray_session")
 def test_a_fleet_grows_and_shrinks_on_ray_under_load_and_one_leaver_is_killed():
     async def use(fleet: Fleet) -> None:
@@ -153,7 +142,7 @@ def test_a_fleet_grows_and_shrinks_on_ray_under_load_and_one_leaver_is_killed():
         await until(lambda: not any(os.path.exists(f"/proc/{pids[name]}") for name in leavers))
         assert fleet.restarts == 0
 
-    on_ray(ray_fleet(2), use)
+    use_fleet(ray_fleet(2), use)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -174,7 +163,7 @@ def test_ray_tells_who_has_no_place_and_a_pending_actor_can_leave(asked, sentenc
         await until(lambda: set(states(fleet)) == {"rollout-0"})
         assert fleet.unplaced == {}
 
-    on_ray(ray_fleet(1, **asked), use)
+    use_fleet(ray_fleet(1, **asked), use)
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -194,4 +183,4 @@ def test_on_ray_a_pending_actor_joins_when_its_place_is_free():
         await until(lambda: len(fleet.serving()) == 2)
         assert fleet.unplaced == {}
 
-    on_ray(ray_fleet(1, cpus=1), use)
+    use_fleet(ray_fleet(1, cpus=1), use)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from cluster.inputs import check_inputs
 from configs.errors import UserError
 from configs.load import load
+from tests.conftest import ROOT
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 MODULE = """
 from collections import namedtuple
 Problem = namedtuple("Problem", "text family")

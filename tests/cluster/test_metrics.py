@@ -18,9 +18,8 @@ from cluster.metrics import Discovery, History, Target, observe, observe_fleet, 
 from configs.errors import UserError
 from configs.load import load
 from evaluation.run_files import read_history
+from tests.conftest import ROOT
 from tests.evaluation.synthetic import PRESETS, records
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

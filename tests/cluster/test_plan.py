@@ -15,9 +15,10 @@ from cluster.placement import Demand, NodeConfig, demands, place
 from cluster.plan import make_plan, nodes_from, ray_resources, render, this_machine
 from configs.errors import UserError
 from configs.load import load
+from tests.conftest import ROOT
 from tests.models import make_tokenizer
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 NODE = NodeConfig(name="a", gpus=8, gpu_gib=80, cpus=96, memory_gib=1000)
 ONE = NodeConfig(name="a", gpus=1, gpu_gib=80, cpus=16, memory_gib=200)
 LAPTOP = NodeConfig(name="laptop", cpus=2, memory_gib=16)
@@ -103,6 +104,31 @@ def test_more_gpus_than_there_are_names_who_asks(llama):
     config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.replicas=6")
     with pytest.raises(UserError, match=r"asks for 10 GPUs \(learner 2, rollout 6, judge 1.*has 8"):
         make_plan(config, [NODE])
+
+
+def test_actors_go_to_nodes_with_their_labels_and_leave_those_of_others():
+    engine = Demand("rollout 0", "rollout", 1, 0.0, labels={"pool": "big"})
+    plain = Demand("judge 0", "judge", 1, 0.0)
+    big = NodeConfig(name="big", cpus=1, memory_gib=8, labels={"pool": "big", "zone": "a"})
+    other = NodeConfig(name="other", cpus=1, memory_gib=8)
+    assert [seat.node for seat in place([plain, engine], [big, other])] == ["other", "big"]
+    with pytest.raises(UserError, match=r"rollout 0 needs 1 CPUs on one node labelled pool=big"):
+        place([engine], [other, other])
+
+
+def test_memory_that_actors_reserve_is_given_out_once():
+    wanted = [Demand(f"judge {i}", "judge", 0, 0.0, memory_gib=5) for i in range(2)]
+    nodes = [NodeConfig(name=name, cpus=1, memory_gib=8) for name in "ab"]
+    assert [seat.node for seat in place(wanted, nodes)] == ["a", "b"]
+    with pytest.raises(UserError, match=r"judge 1 needs 0 CPUs and 5 GiB of memory on one node,"):
+        place(wanted, nodes[:1])
+
+
+def test_the_labels_and_memory_of_a_configuration_are_asked_for():
+    settings = ["rollout.labels={pool: big}", "rollout.memory_gib=3"]
+    config = load(CONFIGS / "quickstart.yaml", settings)
+    (asked,) = (each for each in demands(config) if each.fleet == "rollout")
+    assert (asked.labels, asked.memory_gib) == ({"pool": "big"}, 3)
 
 
 def test_more_cpus_than_there_are_is_refused():
@@ -296,13 +322,14 @@ class Described:
 
 
 def test_a_node_of_a_running_cluster_has_its_gpus_memory(monkeypatch, three_gpus):
-    node = {"Alive": True, "NodeID": "a" * 56, "NodeManagerHostname": "n"}
+    node = {"Alive": True, "NodeID": "a" * 56, "NodeManagerHostname": "n", "Labels": {"k": "v"}}
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     monkeypatch.setattr(ray, "nodes", lambda: [node | {"Resources": {"CPU": 4.0, "GPU": 3.0}}])
     monkeypatch.setattr(ray, "remote", lambda **_: Described)
     monkeypatch.setattr(ray, "get", lambda found, timeout: found)
     (machine,) = nodes_from(None)[1]
     assert (machine.cpus, machine.gpus, machine.gpu_gib) == (4, 3, 40)
+    assert machine.labels == {"k": "v"}
 
 
 @pytest.fixture

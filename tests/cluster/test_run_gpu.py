@@ -25,8 +25,8 @@ from cluster.run import connect
 from cluster.wiring import Wired, wire
 from configs.load import load
 from configs.schema import RunConfig
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 GPUS = torch.cuda.device_count()
 ITERATIONS = 2
 # So large a learning rate that the weights of two versions cannot be mistaken for each other.

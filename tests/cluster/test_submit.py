@@ -1,29 +1,16 @@
-"""Runs on a Ray cluster: what travels, what is refused here, and a real head with a token.
-
-The head is a process of its own, and whatever opens a Ray session is one too: the Ray session of
-the other tests in this process is left alone.
-"""
+"""Runs on a Ray cluster: what travels, and what is refused before anything is sent."""
 
 from __future__ import annotations
 
-import contextlib
 import http.server
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import textwrap
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import requests
 from ray.job_submission import JobDetails
 
 from cluster import cli
@@ -35,20 +22,16 @@ from cluster.submit import (
     check_travels,
     dashboard_address,
     describe,
-    find_token,
     packed,
     travelling_config,
 )
+from cluster.token import find_token
 from configs.errors import UserError
 from configs.load import RAY_JOB_VARIABLE, load, require_shared_run_dir
-from configs.provenance import commit
+from tests.cluster.head import PACKAGES, clean_environment
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
-PACKAGES = {"actors", "cluster", "configs", "evaluation", "learner", "playground", "rewards"}
-TOKEN = "a-token-of-this-test"
-START_TRIES, START_DEADLINE_S = 3, 70.0
-"""A raylet gives its agents 15 s, which a busy machine may not."""
 
 
 # What travels
@@ -298,272 +281,3 @@ def test_a_silent_address_is_not_waited_for_without_end(monkeypatch):
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UserError, match=r"no Ray dashboard answers .*ReadTimeout"):
             Cluster(address)
-
-
-# A head
-
-
-@dataclass(frozen=True)
-class Head:
-    """A running head node, and an environment in which its token is found."""
-
-    address: str
-    environment: dict[str, str]
-
-
-def clean_environment(home: Path) -> dict[str, str]:
-    """This process's, without what points at a Ray cluster or a token, at home in `home`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    path = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
-    return kept | {"HOME": str(home), "PATH": path}
-
-
-def free_ports(n: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    """A head on loopback with token authentication."""
-    # Ray's sockets want a short path.
-    with tempfile.TemporaryDirectory(prefix="head-") as folder:
-        home = Path(folder)
-        (home / ".ray").mkdir()
-        (home / ".ray" / "auth_token").write_text(TOKEN)
-        environment = clean_environment(home)
-        for _ in range(START_TRIES):
-            with started(home, environment) as address:
-                if address is not None:
-                    yield Head(address, environment)
-                    return
-        pytest.fail(f"no head came up in {START_TRIES} tries")
-
-
-@contextlib.contextmanager
-def started(home: Path, environment: dict[str, str]) -> Iterator[str | None]:
-    """A head's dashboard address, None where it did not come up."""
-    names = "port dashboard-port ray-client-server-port dashboard-agent-listen-port"
-    names += " dashboard-agent-grpc-port runtime-env-agent-port metrics-export-port"
-    ports = dict(zip(names.split(), free_ports(7), strict=True))
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += [f"--{name}={port}" for name, port in ports.items()]
-    command += ["--dashboard-host=127.0.0.1", f"--temp-dir={home / 'ray'}", "--num-cpus=2"]
-    command += ["--object-store-memory=100000000", "--disable-usage-stats"]
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, env=environment, stdout=quiet, stderr=quiet, start_new_session=True
-    )
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    try:
-        yield address if answers(address, process) else None
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def answers(address: str, process: subprocess.Popen[bytes]) -> bool:
-    """Wait until a head takes jobs; False where it ends, or time does."""
-    bearer = {"Authorization": f"Bearer {TOKEN}"}
-
-    def nodes() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            reply = requests.get(f"{address}/nodes?view=summary", headers=bearer, timeout=30)
-            return reply.ok and bool(reply.json()["data"]["summary"])
-        return False
-
-    return until(lambda: nodes() or process.poll() is not None) and process.poll() is None
-
-
-def until(condition: Callable[[], bool]) -> bool:
-    """Wait until a condition holds; False where it does not in time."""
-    deadline = time.monotonic() + START_DEADLINE_S
-    while not (held := condition()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return held
-
-
-def selfplay(head: Head, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cluster", "submit", "--address", head.address, *arguments]
-    environment = head.environment | changed
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-
-
-@pytest.fixture
-def cluster(head, monkeypatch) -> Cluster:
-    """The head's job client; it speaks HTTP only, and opens no Ray session."""
-    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # which it sets
-    monkeypatch.setenv("HOME", head.environment["HOME"])
-    return Cluster(head.address)
-
-
-@pytest.fixture
-def submit(cluster) -> Iterator:
-    """Submits Python code from this checkout; what still runs at the end is stopped."""
-    jobs = []
-
-    def submit(code: str) -> str:
-        with packed(ROOT) as package:
-            jobs.append(cluster.submit(["python", "-c", textwrap.dedent(code)], package, "code"))
-        return jobs[-1]
-
-    yield submit
-    for job in jobs:
-        if not cluster.job(job).status.is_terminal():
-            cluster.ask_to_stop(job)
-            cluster.wait_for(job)
-
-
-def test_a_submission_travels_runs_and_ends_as_its_driver(head, tmp_path):
-    # More engines than the cluster has room for: the driver itself says so.
-    settings = (f"run_dir={tmp_path / 'named'}", "rollout.replicas=100")
-    done = selfplay(head, "configs/quickstart.yaml", *settings)
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"run      named in {tmp_path / 'named'}"
-    assert lines[1].startswith("travels  ")
-    assert lines[1].endswith(" MB: " + ", ".join(sorted(PACKAGES)))
-    job = lines[2].split()[1]
-    assert lines[3].endswith(f"selfplay submit --follow {job} --address {head.address}")
-    assert lines[4].endswith(f"selfplay submit --stop {job} --address {head.address}")
-    assert "python -m cluster train configs/quickstart.yaml" in done.stdout
-    assert "selfplay: " in done.stdout, "the driver's sentence"
-    assert done.returncode == 2
-    assert done.stderr == f"selfplay: job {job} ended over the mistake that its last line names\n"
-
-
-def test_by_hand_the_same_travels(head):
-    code = "import os; print('there:', *sorted(os.listdir()))"
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", head.address]
-    ray += ["--working-dir", ".", "--", "python", "-c", code]
-    environment = head.environment | {"RAY_AUTH_MODE": "token"}
-    done = subprocess.run(
-        ray, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert f"there: {' '.join(sorted(PACKAGES))}\n" in done.stdout
-
-
-def test_a_driver_connects_with_the_heads_token_and_its_workers_have_the_project(head, submit):
-    job = submit(
-        """
-        import os, ray
-        from cluster.run import connect
-
-        @ray.remote
-        def there():
-            import configs.load
-            return configs.load.__file__.startswith(os.getcwd())
-
-        connect()
-        print("the token is asked for:", os.environ["RAY_AUTH_MODE"])
-        print("nodes:", len(ray.nodes()), "workers have the project:", ray.get(there.remote()))
-        """
-    )
-    done = selfplay(head, "--follow", job)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "the token is asked for: token\n" in done.stdout
-    assert "nodes: 1 workers have the project: True\n" in done.stdout
-    assert TOKEN not in done.stdout
-
-
-def test_a_job_that_is_stopped_has_time_to_save(head, submit, cluster, tmp_path):
-    # Ray's own 3 s are not enough for this one.
-    job = submit(
-        f"""
-        import pathlib, signal, time
-
-        def save(*_):
-            time.sleep(5)
-            pathlib.Path({str(tmp_path / "saved")!r}).touch()
-            raise SystemExit(0)
-
-        signal.signal(signal.SIGTERM, save)
-        pathlib.Path({str(tmp_path / "ready")!r}).touch()
-        signal.pause()
-        """
-    )
-    assert until((tmp_path / "ready").exists)
-    done = selfplay(head, "--stop", job)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("It has STOPPED.\n")
-    assert (tmp_path / "saved").exists()
-
-    again = selfplay(head, "--stop", job)
-    assert again.returncode == 2
-    assert again.stderr == f"selfplay: job {job} is not running, it has STOPPED\n"
-    followed = selfplay(head, "--follow", job)
-    assert followed.returncode == 1
-    assert "was stopped" in followed.stderr
-
-
-def test_ctrl_c_ends_the_following_and_not_the_job(head, submit, cluster):
-    job = submit("import signal; print('it plays', flush=True); signal.pause()")
-    command = [sys.executable, "-m", "cluster", "submit", "--address", head.address]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        [*command, "--follow", job],
-        cwd=ROOT,
-        env=head.environment,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
-    ) as follower:
-        assert follower.stdout is not None
-        assert any(line == "it plays\n" for line in iter(follower.stdout.readline, ""))
-        follower.send_signal(signal.SIGINT)
-        out, err = follower.communicate()
-    assert follower.returncode == 130
-    assert err == f"\nselfplay: detached; job {job} goes on\n"
-    assert f"selfplay submit --follow {job} --address {head.address}" in out
-    assert cluster.job(job).status == "RUNNING"
-
-
-def test_detached_it_returns_while_the_job_is_there(head, cluster, tmp_path):
-    arguments = ("configs/quickstart.yaml", f"run_dir={tmp_path / 'x'}", "rollout.replicas=100")
-    done = selfplay(head, "--detach", *arguments)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(done.stdout.splitlines()) == 5, "no log"
-    details = cluster.job(done.stdout.splitlines()[2].split()[1])
-    assert not details.status.is_terminal()
-    assert details.metadata is not None
-    assert details.metadata == {"job_name": "x", "git_commit": commit()}
-    cluster.ask_to_stop(str(details.submission_id))
-
-
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"HOME": "/nonexistent"}, "asks for a token and none is here"),
-        ({"RAY_AUTH_TOKEN": "another"}, "refuses the token found here"),
-        ({"RAY_AUTH_TOKEN": "another", "RAY_AUTH_MODE": "token"}, "refuses the token found here"),
-        (
-            {"HOME": "/nonexistent", "RAY_AUTH_MODE": "token"},
-            "asks for a token and none is here",
-        ),
-        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token, and RAY_AUTH_MODE is disabled"),
-    ],
-    ids=["missing", "wrong", "wrong, with Ray's mode", "missing, with Ray's mode", "off"],
-)
-def test_without_its_token_a_cluster_is_refused_in_a_sentence(head, changed, said):
-    done = selfplay(head, "--follow", "any", **changed)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"selfplay: the Ray cluster at {head.address} {said}")
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_an_unknown_job_is_named(head):
-    # What is given comes before what is set.
-    done = selfplay(head, "--stop", "none", RAY_ADDRESS="http://127.0.0.1:1")
-    assert done.returncode == 2
-    assert (
-        done.stderr == f"selfplay: {head.address} knows no job none: ray job list shows its jobs\n"
-    )

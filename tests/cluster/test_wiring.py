@@ -15,8 +15,9 @@ from cluster.wiring import Wired, wire
 from configs.load import load
 from configs.schema import GateConfig
 from tests.actors.classifiers import TEXTS, save_words
+from tests.conftest import ROOT
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 
 
 def test_a_query_is_judged_by_the_safety_classifier_of_a_fleet_of_its_own(

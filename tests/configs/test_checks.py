@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from configs.errors import UserError
 from configs.load import load, load_resolved, save_resolved
+from tests.conftest import ROOT
 
-QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+QUICKSTART = ROOT / "configs" / "quickstart.yaml"
 PART = "rewards.parts.0"
 SMALL = ["queries=4", "answers=3", f"{PART}.answer_deadline_s=8"]
 """12 answers of 8 s, and 2 s each for a new process: 120 s for one round."""

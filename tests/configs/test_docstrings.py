@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-SOURCES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+from tests.conftest import ROOT
+
+SOURCES = sorted((ROOT / "configs").glob("*.py"))
 
 
 def undocumented(source: str) -> Iterator[str]:

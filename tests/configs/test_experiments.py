@@ -9,8 +9,9 @@ import yaml
 
 from configs.errors import UserError
 from configs.experiments import chains, distinct_stages, load_experiment
+from tests.conftest import ROOT
 
-EXPERIMENTS = Path(__file__).parents[2] / "configs" / "experiments"
+EXPERIMENTS = ROOT / "configs" / "experiments"
 ONE = {"name": "one", "config": "configs/quickstart.yaml"}
 TWO = {"name": "two", "config": "configs/quickstart.yaml", "set": ["queries=16"]}
 

@@ -17,8 +17,9 @@ from configs.load import (
     require_shared_run_dir,
     save_resolved,
 )
+from tests.conftest import ROOT
 
-PRESETS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
 QUICKSTART = next(path for path in PRESETS if path.name == "quickstart.yaml")
 LSP = QUICKSTART.with_name("llama-3.2-3b-lsp.yaml")
 

@@ -25,8 +25,9 @@ from evaluation.alpaca.verdicts import verdicts_of
 from evaluation.benchmark_table import definitions
 from evaluation.experiment import compare, over_time
 from evaluation.run_files import read_history
+from tests.conftest import ROOT
 
-PRESETS = Path(__file__).parents[2] / "configs"
+PRESETS = ROOT / "configs"
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </div> {{ 7 * 7 }}"
 
 

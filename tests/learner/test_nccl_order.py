@@ -18,7 +18,6 @@ import copy
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,9 +30,10 @@ from configs.load import load
 from learner import vllm_trainer
 from learner.actor import LearnerRank
 from learner.rank import Place, Rank
+from tests.conftest import ROOT
 
 CONFIG = load(
-    Path(__file__).parents[2] / "configs" / "llama-3.2-3b-lsp.yaml",
+    ROOT / "configs" / "llama-3.2-3b-lsp.yaml",
     ["publish.buffer_mib=1", "publish.deadline_s=60"],
 )
 BUFFER = 1 << 20

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -24,8 +23,9 @@ from learner.vllm_trainer import (
     WholePasses,
     connect,
 )
+from tests.conftest import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = ROOT / "configs"
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
 SHAPES = {name: tuple(tensor.shape) for name, tensor in WEIGHTS.items()}
 

@@ -1,7 +1,6 @@
 """The memory of past queries: what it holds, forgets, compares exactly, and brings back."""
 
 import json
-import math
 from collections import Counter
 from itertools import pairwise
 
@@ -32,9 +31,9 @@ def jaccard(one, other):
 def test_iteration_is_not_compared_with_itself():
     before = QueryMemory(8)
     after = before.updated([SORT, FAR])
-    assert before.duplicate_share([SORT, FAR]) == 0.0
+    assert not before.duplicates([SORT, FAR]).any()
     assert before.novelty([SORT, FAR]).tolist() == [1.0, 1.0]
-    assert after.duplicate_share([SORT, FAR]) == 1.0
+    assert after.duplicates([SORT, FAR]).all()
     assert after.novelty([SORT, FAR]).tolist() == [0.0, 0.0]
 
 
@@ -59,12 +58,10 @@ def test_duplicate_is_of_the_same_words():
     same = ["sort  THE words :\nred green blue", "what is 2+3 ?"]
     other = ["sort the words: red blue green", "What is 2 - 3?", "What is 2 + 3", ""]
     assert memory.duplicates([*same, *other]).tolist() == [True, True, *[False] * 4]
-    assert memory.duplicate_share([*same, *other]) == 2 / 6
 
 
-def test_no_query_has_no_duplicate_share():
+def test_no_query_has_no_figures():
     memory = QueryMemory(8).updated([SORT])
-    assert math.isnan(memory.duplicate_share([]))
     assert memory.novelty([]).shape == memory.duplicates([]).shape == (0,)
 
 
@@ -119,7 +116,7 @@ def test_collapse_does_not_wash_out_the_memory():
     memory = QueryMemory(4).updated(["one", "two", "three"])
     for _ in range(20):
         memory = memory.updated([SORT] * 8)
-    assert memory.duplicate_share(["one", "two", "three", SORT]) == 1.0
+    assert memory.duplicates(["one", "two", "three", SORT]).all()
 
 
 def test_iteration_larger_than_the_memory():

@@ -16,8 +16,8 @@ import pytest
 
 from rewards import sandbox as sandbox_module
 from rewards.sandbox import Limits, Sandbox
+from tests.conftest import ROOT
 
-ROOT = Path(__file__).parents[2]
 CPU_S = 100_000 + os.getpid()
 """In the command line of every process in a sandbox of these tests, so that they can be found."""
 LIMITS = Limits(wall_s=5.0, cpu_s=CPU_S, memory_mib=128, processes=8, output_kib=64)

@@ -1,0 +1,42 @@
+"""Ray's token, where Ray itself looks for it; imports no Ray, which looks once: at its import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from configs.errors import UserError
+
+
+def use_token() -> None:
+    """Have Ray, which is not imported yet, show its token where there is one."""
+    if find_token(os.environ) is not None:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def find_token(environment: Mapping[str, str]) -> str | None:
+    """The cluster's token where Ray looks for it, None where there is none or Ray is told not to.
+
+    Raises UserError where RAY_AUTH_TOKEN_PATH names no readable file.
+    """
+    if token_is_off(environment):
+        return None
+    if token := environment.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        return path.read_text("utf-8").strip() or None
+    except (OSError, UnicodeDecodeError) as error:
+        if not named:
+            return None
+        raise UserError(
+            f"RAY_AUTH_TOKEN_PATH {path} cannot be read ({error}): name the file of the token, or"
+            " unset it"
+        ) from None
+
+
+def token_is_off(environment: Mapping[str, str]) -> bool:
+    """Whether Ray is told to show no token."""
+    return environment.get("RAY_AUTH_MODE", "").lower() == "disabled"
