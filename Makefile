@@ -23,7 +23,7 @@ UV := $(VENV)/bin/python -m uv
 SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer simulate figures replicate replicate-kl
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer simulate chaos figures replicate replicate-kl
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -75,6 +75,9 @@ bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOT
 
 simulate: $(READY)  ## The game on 8 to 1,024 simulated engines, and the driver's own cost
 	$(PYTHON) -m benchmarks.simulate
+
+chaos: $(READY)  ## A hundred faults on real runs, then their ledgers (about an hour, as root)
+	$(PYTHON) -m benchmarks.chaos
 
 figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (about an hour)
 	$(PYTHON) -m benchmarks.selfplay

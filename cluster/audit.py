@@ -66,6 +66,17 @@ def check_ledger(
     ]
 
 
+def counted_groups(run_dir: Path, *, queries: int) -> tuple[int, int]:
+    """Groups that are missing of the `queries` (N) of each iteration up to the last, and those that
+    stand there more than once."""
+    rows = Ledger(run_dir).read(["iteration", "group_id", "role", "reward", "admitted"]).to_pylist()
+    played = Counter((row["iteration"], row["group_id"]) for row in _played(rows))
+    of_each = Counter(iteration for iteration, _ in played)
+    iterations = range(max(of_each, default=-1) + 1)
+    lost = sum(max(0, queries - of_each[iteration]) for iteration in iterations)
+    return lost, sum(count - 1 for count in played.values())
+
+
 def _sequence(rows: dict[int, list[Row]]) -> Iterator[str]:
     if sorted(rows) != list(range(len(rows))):
         yield f"iterations are not 0 to {len(rows) - 1}: {sorted(rows)}"

@@ -49,9 +49,20 @@ A setting is a dotted key and a YAML value: rollout.replicas=6, rewards.parts.0.
 """
 
 
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, with overrides that stand behind an option, where argparse stops."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(options, "overrides") or any(text.startswith("-") for text in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.overrides += rest
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     # The functions that a configuration names are found from here, as with python -m cluster.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

@@ -31,6 +31,8 @@ from configs.fleets import FleetConfig
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 5.0
+QUESTIONS = 3
+"""How often in `silence_s` a member is asked whether it answers at all."""
 NEWCOMER_STARTS = 3
 """How often an actor that a resize brought in may fail to start before it is given up."""
 
@@ -262,6 +264,17 @@ class Fleet:
                 seat.served = True
                 self._routes.add(seat, len(seat.calls))
                 self._answerable.set()
+                self._in_background(self._listen(seat, seat.member))
+
+    async def _listen(self, seat: Seat, member: Member) -> None:
+        """Find out that a member is dead or hung while no call does, or long before it would."""
+        silence = self.config.silence_s
+        while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
+            try:
+                await ask(seat.handle, silence, "describe")
+            except LostError as lost:
+                self._lose(seat, member, f"heartbeat: {lost}")
+            await asyncio.sleep(silence / QUESTIONS)
 
     def _may_wait(self) -> bool:
         """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""

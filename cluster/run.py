@@ -3,7 +3,8 @@
 `train` and `resume` end in one of these ways: the last iteration is trained (a summary and a
 report are written); the run was asked to stop (a checkpoint is written); too much went wrong in
 a row (a checkpoint is written, and the error says where it began); or a fault, after which the
-last checkpoint is the place to go on from. In each, no process is left behind.
+last checkpoint is the place to go on from. In each, no process is left behind. Where a guard takes
+the run back, or the learner is lost, it goes on from a checkpoint by itself, all actors new.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 import ray
 
 from cluster.claim import Announce, claimed
+from cluster.faults import Streak
 from cluster.initial import InitialModel, initial_model, pinned
 from cluster.inputs import check_prompts
 from cluster.plan import make_plan, nodes_from, ray_resources, this_machine
@@ -33,6 +35,7 @@ from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
 from evaluation.run_files import read_summary
+from learner.group import LearnerError
 
 log = logging.getLogger(__name__)
 
@@ -81,23 +84,38 @@ def _run(config: RunConfig) -> None:
         if config.model.make is not None:
             check_prompts(config, model.path)
         config = pinned(config, model)
-        while _taken_back(settings_now(config), model, announce, seconds, started):
+        losses = Streak(
+            "losses of the learner without a checkpoint between them",
+            "faults.learner_losses",
+            config.faults.learner_losses,
+        )
+        while _goes_on(settings_now(config), model, announce, losses, seconds, started):
             started, seconds = time.perf_counter(), {"base_model": 0.0}
 
 
-def _taken_back(
+def _goes_on(
     config: RunConfig,
     model: InitialModel,
     announce: Announce,
+    losses: Streak,
     seconds: dict[str, float],
     started: float,
 ) -> bool:
-    """Play on from the last checkpoint; whether it ends with a guard that takes the run back."""
+    """Play on from the last checkpoint; whether the run goes on from a checkpoint after that."""
     playing = Playing(config, wire(config, model.path), model.identity, seconds, started)
+    began_with = playing.store.latest()
     try:
         asyncio.run(_play(playing, announce))
     except RollBackError as back:
         print(roll_back(config, back.alarm, playing.iteration))
+        return True
+    except LearnerError as error:
+        if playing.game is None and not losses.count:
+            raise  # It has never run: that is no loss, and would not be there the next time.
+        if playing.store.latest() != began_with:
+            losses.good()
+        losses.bad(f"that of iteration {playing.iteration}: {error}")
+        log.warning("%s; all actors start again, from the last checkpoint", error)
         return True
     return False
 

@@ -90,6 +90,7 @@ def logged(run_dir: Path) -> Iterator[None]:
     to_terminal.setFormatter(logging.Formatter("selfplay: %(levelname)s: %(message)s"))
     to_terminal.setLevel(logging.WARNING)
     root = logging.getLogger()
+    level = root.level
     root.setLevel(logging.INFO)
     for handler in (to_file, to_terminal):
         root.addHandler(handler)
@@ -101,6 +102,7 @@ def logged(run_dir: Path) -> Iterator[None]:
         log.exception("the run ends")
         raise
     finally:
+        root.setLevel(level)
         for handler in (to_file, to_terminal):
             root.removeHandler(handler)
             handler.close()

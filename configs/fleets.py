@@ -58,6 +58,9 @@ class FleetConfig(Config):
     by turns share cores well, each with more threads than it reserves."""
     deadline_s: float = Field(default=600.0, gt=0)
     """Seconds one call may take before its actor counts as hung and is replaced."""
+    silence_s: float = Field(default=60.0, gt=0)
+    """Seconds that an actor may leave a simple question unanswered, whatever it works on, before it
+    counts as hung. It is asked three times as often."""
     start_deadline_s: float = Field(default=900.0, gt=0)
     """Seconds an actor may take to start (load its model) before the run says so and stops."""
     placement_deadline_s: float = Field(default=60.0, gt=0)

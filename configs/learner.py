@@ -112,5 +112,8 @@ class FaultConfig(Config):
     """Groups dropped in a row (NaN reward, no parsable verdict) before the run stops."""
     bad_steps: int = Field(default=3, ge=1)
     """Training steps in a row with a NaN or infinite loss before the run stops."""
+    learner_losses: int = Field(default=3, ge=1)
+    """How often the learner may be lost (a rank died or is silent) between two checkpoints before
+    the run stops; until then all ranks, and all else, start again from the last checkpoint."""
     rollbacks: int = Field(default=3, ge=1)
     """How often guards may roll the run back before it stops instead."""

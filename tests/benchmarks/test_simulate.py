@@ -18,7 +18,7 @@ from benchmarks.simulation import Line, Simulation, check
 from benchmarks.simulation import simulate as simulated
 from cluster.seeds import Purpose, Seeds, Ticket
 
-HARSH = Failures(mean_life_s=400.0, hung_share=0.3)
+HARSH = Failures(mean_life_s=300.0, hung_share=0.3)
 MEMBERS, ITERATIONS = 8, 8
 
 

@@ -65,6 +65,19 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_2():
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_overrides_may_stand_behind_an_option(tmp_path, capsys):
+    nodes = tmp_path / "nodes.yaml"
+    nodes.write_text("nodes: [{name: a, cpus: 8, memory_gib: 32}]")
+    command = ["plan", str(QUICKSTART), "queries=4", "--cluster", str(nodes), "answers=2"]
+    assert cli.main(command) == 0
+    assert "4 queries × 2 answers" in capsys.readouterr().out
+    for wrong in ("--nonsense", "-x"):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([*command, wrong])
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["resume", str(tmp_path), "queries=4"])
+
+
 def test_plan_prints_the_placement(tmp_path, capsys):
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("nodes: [{name: laptop, cpus: 2, memory_gib: 16}]")

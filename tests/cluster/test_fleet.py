@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from collections import Counter
 
@@ -136,6 +137,19 @@ def test_a_hung_member_is_killed_at_the_deadline_and_its_work_redone(tmp_path):
     use_fleet(make_fleet(deadline_s=1.5), use)
 
 
+@pytest.mark.parametrize("blow", [signal.SIGSTOP, signal.SIGKILL])
+def test_an_idle_member_that_is_silent_is_replaced_before_anybody_calls_it(blow, caplog):
+    async def use(fleet: Fleet) -> None:
+        victim = fleet.describe()[0]["pid"]
+        os.kill(victim, blow)
+        await until(lambda: fleet.restarts == 1 and len(fleet.serving()) == 2)
+        await until(lambda: not os.path.exists(f"/proc/{victim}"))
+        assert fleet.describe()[0]["pid"] != victim
+
+    use_fleet(make_fleet(silence_s=2), use)
+    assert "rollout-0 is lost: heartbeat: " in caplog.text
+
+
 def test_a_living_member_without_its_engine_is_replaced(tmp_path, caplog):
     async def use(fleet: Fleet) -> None:
         before = fleet.describe()[0]["pid"]
@@ -161,7 +175,9 @@ def test_the_methods_own_error_comes_as_it_was_raised_and_is_not_tried_again(kin
 
 def test_used_up_restarts_name_the_fleet_and_the_first_cause():
     async def use(fleet: Fleet) -> None:
-        with pytest.raises(RunError, match=r"fleet rollout has used up its 1 restarts.*: die: "):
+        with pytest.raises(
+            RunError, match=r"fleet rollout has used up its 1 restarts.*: (die|heartbeat): "
+        ):
             await fleet.call("die")
         with pytest.raises(RunError, match="used up"):
             await fleet.call("work", 0)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from actors.records import Completion, Group, Query, Scores
-from cluster.audit import check_ledger
+from cluster.audit import check_ledger, counted_groups
 from cluster.ledger import SCHEMA, Ledger
 from configs.errors import UserError
 from tests.cluster.fakes import Gate, Outcome, World, make_config, make_game, outcome_of, play
@@ -126,11 +126,15 @@ def test_the_audit_sees_each_fault(run_dir, row, fields, said):
 
 def test_the_audit_sees_a_lost_and_a_doubled_iteration(run_dir):
     first, second, *_ = Ledger(run_dir).files()
+    n = make_config().queries
+    assert counted_groups(run_dir, queries=n) == (0, 0)
     text = second.read_bytes()
     second.unlink()
+    assert counted_groups(run_dir, queries=n) == (n, 0)
     assert any("iterations are not 0 to 2" in said for said in audit(run_dir))
     second.write_bytes(text)
     (first.parent / "000004.parquet").write_bytes(text)
+    assert counted_groups(run_dir, queries=n) == (0, n)
     assert any("stands 2 times" in said for said in audit(run_dir))
 
 

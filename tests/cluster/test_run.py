@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,39 +22,7 @@ from cluster.ledger import Ledger
 from cluster.wiring import wire
 from configs.load import load
 from configs.schema import RunConfig
-from playground.base_model import build
-from playground.training import Recipe
-
-QUERIES, ANSWERS, ITERATIONS = 4, 4, 16
-SETTINGS = [
-    "algorithm=lsp_zero",
-    "challenger.reward=minus_v",
-    "challenger.learnability_part=null",
-    "challenger.alpha=0.5",
-    "rewards.quality=null",
-    "gate.task_verifier=null",
-    "heldout=null",
-    f"queries={QUERIES}",
-    f"answers={ANSWERS}",
-    f"iterations={ITERATIONS}",
-    "checkpoint.every=4",
-    "rewards.parts.0.function=tests.cluster.length:score",
-    "model.make=null",
-    "rollout.threads=1",
-    "learner.threads=1",
-    "learner.learning_rate=1e-3",
-]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A playground model that has learnt little more than to end its sentences."""
-    folder = tmp_path_factory.mktemp("base")
-    return build(0, folder, Recipe(tokens=150_000, batch_tokens=512, threads=1))
-
-
-def overrides(model: Path, run_dir: Path) -> list[str]:
-    return [*SETTINGS, f"model.path={model}", f"run_dir={run_dir}"]
+from tests.cluster.whole_run import ANSWERS, ITERATIONS, Command, overrides
 
 
 def rows(run_dir: Path) -> dict[tuple, tuple]:
@@ -130,49 +97,6 @@ def test_two_rollout_actors_play_the_same_games_and_one_may_die(
 # --- stop, crash and resume, by the command line ---
 
 
-class Command:
-    """`python -m cluster …` with a mark by which all its processes are found."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.mark = f"SELFPLAY_TEST={uuid.uuid4()}"
-        name, _, value = self.mark.partition("=")
-        self.process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "cluster", *arguments],
-            env=os.environ | {name: value},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        self.said: list[str] = []
-
-    def until(self, text: str) -> None:
-        """Read its output up to a line with `text`."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.said.append(line)
-            if text in line:
-                return
-        pytest.fail(f"it ended without {text!r}:\n{''.join(self.said)}")
-
-    def end(self) -> int:
-        """Read the rest and wait."""
-        assert self.process.stdout is not None
-        self.said.extend(self.process.stdout)
-        return self.process.wait()
-
-    def living(self) -> list[int]:
-        """Process ids that carry the mark."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                if folder.name.isdigit() and self.mark in (folder / "environ").read_text():
-                    found.append(int(folder.name))
-            except (OSError, UnicodeDecodeError):
-                continue
-        return found
-
-
 @pytest.fixture(scope="module")
 def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing interrupts."""
@@ -236,6 +160,26 @@ def test_crashed_and_resumed_plays_the_lost_iterations_again(
     changed = Command("train", "configs/quickstart.yaml", *settings, "seed=7")
     assert changed.end() == 2
     assert "holds a run with another configuration (seed: 0 → 7)" in "".join(changed.said)
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_lost_learner_rank_starts_again_from_the_last_checkpoint_by_itself(
+    whole: Path, model: Path, tmp_path: Path, blow: signal.Signals
+):
+    run_dir = tmp_path / "lost"
+    settings = [*overrides(model, run_dir), "learner.step_deadline_s=25"]
+    train = Command("train", "configs/quickstart.yaml", *settings)
+    train.until(f"7/{ITERATIONS}")
+    (rank,) = train.children("LearnerRank")
+    os.kill(rank, blow)
+    assert train.end() == 0, "".join(train.said)
+    assert train.living() == []
+    said = "".join(train.said)
+    assert "from iteration 4 on" in said
+    assert ("a rank is lost" if blow == signal.SIGKILL else "ranks [0] have not answered") in said
+    assert list((run_dir / "games" / "undone").iterdir())
+    assert_same_games(rows(whole), rows(run_dir))
+    assert check_ledger(run_dir, answers=ANSWERS, staleness=0) == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobDetails
 
+from benchmarks.local_cluster import clean_environment
 from cluster import cli
 from cluster.faults import RunError
 from cluster.submit import (
@@ -28,7 +29,7 @@ from cluster.submit import (
 from cluster.token import find_token
 from configs.errors import UserError
 from configs.load import RAY_JOB_VARIABLE, load, require_shared_run_dir
-from tests.cluster.head import PACKAGES, clean_environment
+from tests.cluster.head import PACKAGES
 from tests.conftest import ROOT
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"

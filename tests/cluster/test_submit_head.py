@@ -10,9 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from benchmarks.local_cluster import TOKEN, Head, running_head, until
 from cluster.submit import Cluster, packed
 from configs.provenance import commit
-from tests.cluster.head import PACKAGES, TOKEN, Head, running_head, submitted, until
+from tests.cluster.head import PACKAGES, submitted
 from tests.conftest import ROOT
 
 

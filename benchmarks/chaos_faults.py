@@ -1,0 +1,232 @@
+"""The faults of `make chaos`, and the run that they strike."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import psutil
+
+from benchmarks.local_cluster import Head, joined
+from benchmarks.proxy import Proxy
+from cluster.control import ask
+from configs.errors import UserError
+from configs.load import RESOLVED
+from configs.schema import RunConfig
+
+DEADLINE_S = 300.0
+"""A run that is not well so long after a fault has not survived it."""
+LOOK_EVERY_S = 2.0
+NODE_AWAY_S = 5.0
+SLOW_S, SLOW_FOR_S = 0.3, 10.0
+DISK_WAIT_S = 120.0
+
+
+class Stage:
+    """A run on two nodes, whose driver is started again whenever it has ended before the run has.
+
+    The second node finds the head through a proxy that can be slow.
+    """
+
+    def __init__(self, head: Head, config: RunConfig, chance: random.Random) -> None:
+        self.head = head
+        self.chance = chance
+        self.config = config
+        self.proxy = Proxy(head.gcs)
+        self._open = contextlib.ExitStack()
+        self.second: subprocess.Popen[bytes]
+        self.driver: subprocess.Popen[bytes]
+
+    def __enter__(self) -> Self:
+        self.join()
+        self.begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.driver.terminate()
+        self.driver.wait()
+        self._open.close()
+        self.proxy.close()
+
+    def begin(self) -> None:
+        """Start the driver, or start it again: the same command continues the run."""
+        run_dir = self.config.run_dir
+        path = run_dir.with_suffix(".yaml")
+        if (run_dir / RESOLVED).is_file():
+            arguments = ["resume", str(run_dir)]
+        else:
+            path.write_text(json.dumps(self.config.model_dump(mode="json")))
+            arguments = ["train", str(path)]
+        with run_dir.with_suffix(".log").open("ab") as said:
+            command = [sys.executable, "-m", "cluster", *arguments]
+            self.driver = subprocess.Popen(command, stdout=said, stderr=said)
+
+    def join(self) -> None:
+        """Let a second node join."""
+        self._open.close()
+        self.second = self._open.enter_context(joined(self.head, self.proxy.address))
+
+    def processes(self, name: str, within: psutil.Process | None = None) -> list[psutil.Process]:
+        """Processes whose command begins with `name`, of both nodes or below one process."""
+        found = []
+        for process in within.children(recursive=True) if within else psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if " ".join(process.cmdline()).startswith(name):
+                    found.append(process)
+        return found
+
+    def status(self) -> dict[str, Any] | None:
+        """What the run says of itself; None where it does not answer."""
+        try:
+            return ask(str(self.config.run_dir), "status")
+        except UserError:
+            return None
+
+    @property
+    def ended(self) -> bool:
+        """Whether all iterations are played."""
+        return (self.config.run_dir / "summary.json").is_file()
+
+    def is_well_after(self, pause_s: float) -> bool:
+        """Wait until the run is well, and then `pause_s`; False where it has ended."""
+        self.recovered(-1, set())
+        time.sleep(pause_s)
+        return not self.ended
+
+    def recovered(self, mark: int, struck: set[int]) -> float:
+        """Wait until the run is well, past iteration `mark`, without processes `struck`; seconds.
+
+        Starts the driver again where it has ended. AssertionError where the run does not recover.
+        """
+        started = time.monotonic()
+        while not self.ended:
+            if self.driver.poll() is not None:
+                self.begin()
+            status = self.status()
+            if status is not None and _is_well(status, mark, struck):
+                break
+            assert time.monotonic() - started < DEADLINE_S, (mark, struck, status)
+            time.sleep(LOOK_EVERY_S)
+        return time.monotonic() - started
+
+    def wait_until_ended(self) -> None:
+        """Wait until all iterations are played and the driver is gone."""
+        while not self.ended:
+            self.recovered(self.iteration, set())
+        self.driver.wait()
+
+    @property
+    def iteration(self) -> int:
+        """Iterations trained, as far as is known."""
+        return (self.status() or {"iteration": 0})["iteration"]
+
+
+def _is_well(status: dict[str, Any], mark: int, struck: set[int]) -> bool:
+    fleets = status["fleets"].values()
+    members = [member for fleet in fleets for member in fleet["members"]]
+    return (
+        status["iteration"] > mark
+        and all(fleet["serving"] == fleet["target"] for fleet in fleets)
+        and not struck & {member.get("pid") for member in members}
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault; `strike` returns the seconds until the run was well again."""
+
+    weight: int
+    strike: Callable[[Stage], float]
+
+
+def _blow(name: str, number: signal.Signals, child: str = "") -> Callable[[Stage], float]:
+    """A signal to one of the run's processes of that name, or to a child of it."""
+
+    def strike(stage: Stage) -> float:
+        mark = stage.iteration
+        victims = stage.processes(name)
+        assert victims, f"no process is called {name}"
+        victim = stage.chance.choice(victims)
+        target = stage.chance.choice(stage.processes(child, victim)) if child else victim
+        target.send_signal(number)
+        return stage.recovered(mark, {victim.pid})
+
+    return strike
+
+
+def _kill_driver(stage: Stage) -> float:
+    mark = stage.iteration
+    stage.driver.kill()
+    stage.driver.wait()
+    return stage.recovered(mark, set())
+
+
+def _lose_node(stage: Stage) -> float:
+    """The second node with all on it; another comes a while later."""
+    mark = stage.iteration
+    node = psutil.Process(stage.second.pid)
+    processes = [node, *node.children(recursive=True)]
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=10)
+    time.sleep(NODE_AWAY_S)
+    stage.join()
+    return NODE_AWAY_S + stage.recovered(mark, {process.pid for process in processes})
+
+
+def _slow_network(stage: Stage) -> float:
+    mark = stage.iteration
+    stage.proxy.delay_s = SLOW_S
+    time.sleep(SLOW_FOR_S)
+    stage.proxy.delay_s = 0.0
+    return stage.recovered(mark, set())
+
+
+def _fill_disk(stage: Stage) -> float:
+    """No room on the run's disk: the driver says so and ends; there is room again, and it is
+    started again."""
+    mark = stage.iteration
+    filler = stage.config.run_dir.with_suffix(".filler")
+    if not os.path.ismount(filler.parent):
+        raise RuntimeError("a full disk needs a disk of its own: run this as root")
+    with contextlib.suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 20))
+            file.flush()
+    try:
+        code = stage.driver.wait(DISK_WAIT_S)
+    finally:
+        filler.unlink()
+    said = stage.config.run_dir.with_suffix(".log").read_text()
+    assert code in (1, 2), code
+    assert "Traceback" not in said, said[-4000:]
+    return stage.recovered(mark, set())
+
+
+ENGINE = "VLLM::EngineCore"
+KINDS = {
+    "rollout_killed": Kind(14, _blow("ray::RolloutActor", signal.SIGKILL)),
+    "rollout_hung": Kind(12, _blow("ray::RolloutActor", signal.SIGSTOP)),
+    "engine_killed": Kind(10, _blow("ray::RolloutActor", signal.SIGKILL, ENGINE)),
+    "judge_killed": Kind(8, _blow("ray::QualityActor", signal.SIGKILL)),
+    "judge_hung": Kind(6, _blow("ray::QualityActor", signal.SIGSTOP)),
+    "verifier_killed": Kind(12, _blow("ray::VerifierActor", signal.SIGKILL)),
+    "verifier_hung": Kind(10, _blow("ray::VerifierActor", signal.SIGSTOP)),
+    "learner_killed": Kind(8, _blow("ray::LearnerRank", signal.SIGKILL)),
+    "learner_hung": Kind(4, _blow("ray::LearnerRank", signal.SIGSTOP)),
+    "driver_killed": Kind(8, _kill_driver),
+    "node_lost": Kind(4, _lose_node),
+    "slow_network": Kind(3, _slow_network),
+    "disk_full": Kind(3, _fill_disk),
+}
+"""By name, with how many of a hundred and two they are."""
