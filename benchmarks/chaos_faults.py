@@ -75,10 +75,10 @@ class Stage:
         self._open.close()
         self.second = self._open.enter_context(joined(self.head, self.proxy.address))
 
-    def processes(self, name: str, within: psutil.Process | None = None) -> list[psutil.Process]:
-        """Processes whose command begins with `name`, of both nodes or below one process."""
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Processes of this machine whose command begins with `name`."""
         found = []
-        for process in within.children(recursive=True) if within else psutil.process_iter():
+        for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if " ".join(process.cmdline()).startswith(name):
                     found.append(process)
@@ -148,16 +148,15 @@ class Kind:
     strike: Callable[[Stage], float]
 
 
-def _blow(name: str, number: signal.Signals, child: str = "") -> Callable[[Stage], float]:
-    """A signal to one of the run's processes of that name, or to a child of it."""
+def _blow(name: str, number: signal.Signals) -> Callable[[Stage], float]:
+    """A signal to one of the run's processes of that name."""
 
     def strike(stage: Stage) -> float:
         mark = stage.iteration
         victims = stage.processes(name)
         assert victims, f"no process is called {name}"
         victim = stage.chance.choice(victims)
-        target = stage.chance.choice(stage.processes(child, victim)) if child else victim
-        target.send_signal(number)
+        victim.send_signal(number)
         return stage.recovered(mark, {victim.pid})
 
     return strike
@@ -213,11 +212,9 @@ def _fill_disk(stage: Stage) -> float:
     return stage.recovered(mark, set())
 
 
-ENGINE = "VLLM::EngineCore"
 KINDS = {
-    "rollout_killed": Kind(14, _blow("ray::RolloutActor", signal.SIGKILL)),
-    "rollout_hung": Kind(12, _blow("ray::RolloutActor", signal.SIGSTOP)),
-    "engine_killed": Kind(10, _blow("ray::RolloutActor", signal.SIGKILL, ENGINE)),
+    "rollout_killed": Kind(18, _blow("ray::RolloutActor", signal.SIGKILL)),
+    "rollout_hung": Kind(18, _blow("ray::RolloutActor", signal.SIGSTOP)),
     "judge_killed": Kind(8, _blow("ray::QualityActor", signal.SIGKILL)),
     "judge_hung": Kind(6, _blow("ray::QualityActor", signal.SIGSTOP)),
     "verifier_killed": Kind(12, _blow("ray::VerifierActor", signal.SIGKILL)),

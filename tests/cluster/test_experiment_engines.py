@@ -9,7 +9,11 @@ import yaml
 
 from tests.cluster.whole_run import Command, overrides
 
-HELDOUT = "heldout={problems: 'playground.language:heldout', n: 20}"
+WORLD = "playground.language"
+HELDOUT = (
+    f"heldout={{problems: '{WORLD}:heldout', verifier: '{WORLD}:verify',"
+    f" identity: '{WORLD}:identity', n: 20}}"
+)
 
 
 def test_a_chain_of_two_stages_is_played_and_not_again(model: Path, tmp_path: Path):
@@ -18,7 +22,8 @@ def test_a_chain_of_two_stages_is_played_and_not_again(model: Path, tmp_path: Pa
     # A stage's own directory and seed are the experiment's.
     settings = [each for each in settings if not each.startswith("run_dir=")]
     first = {"name": "one", "config": "configs/quickstart.yaml", "set": settings}
-    later = first | {"name": "two", "set": [*settings, "challenger.alpha=0.1"]}
+    game = [each for each in settings if not each.startswith("model.")]
+    later = first | {"name": "two", "set": [*game, "challenger.alpha=0.1"]}
     preset = tmp_path / "chain.yaml"
     values = {"experiment_dir": str(folder), "seeds": [3], "methods": {"chain": [first, later]}}
     preset.write_text(yaml.safe_dump(values | {"methods": values["methods"] | {"base": []}}))
