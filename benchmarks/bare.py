@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -13,6 +12,7 @@ import torch
 
 from actors.records import Completion, GenerationRequest
 from actors.vllm_start import engine_settings, set_environment
+from benchmarks.local_cluster import free_ports
 from benchmarks.shapes import Lengths
 from configs.fleets import EngineConfig
 from configs.schema import RunConfig
@@ -91,7 +91,8 @@ class LearnerLoops:
         return {"tokens": self.tokens, "seconds": seconds}
 
     def _rank(self, config: RunConfig, model: str) -> Callable[[], Any]:
-        rank = Rank(config, model, Place(0, 1, f"127.0.0.1:{_free_port()}"))
+        (port,) = free_ports(1)
+        rank = Rank(config, model, Place(0, 1, f"127.0.0.1:{port}"))
         return lambda: rank.step(self.batches, 0)
 
     def _bare(self, config: RunConfig, model: str) -> Callable[[], Any]:
@@ -172,12 +173,6 @@ def _rows(lengths: Lengths, generator: np.random.Generator) -> list[Row]:
         Row(i, completion(), i % 2, 1.0, share, float(generator.normal()))
         for i in range(lengths.rows)
     ]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _synchronise() -> None:

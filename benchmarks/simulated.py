@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Crew:
         return dict(self.usage)
 
 
-class Process:
+class Process(ABC):
     """One actor's process: it starts, answers calls, and in the end dies, hangs or is killed.
 
     Invariant: a call is answered once, or fails when the process ends.
@@ -146,9 +147,9 @@ class Process:
         self.handle = cast(ActorHandle, SimpleNamespace(process=self, **remotes))
 
     @property
+    @abstractmethod
     def decoder(self) -> Decoder:
         """How fast it is."""
-        raise NotImplementedError
 
     def describe(self) -> asyncio.Future[Any]:
         """Answer once it has started."""

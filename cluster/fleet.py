@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,25 +22,23 @@ from ray.actor import ActorHandle
 from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
 from cluster.calls import LateError, LostError, all_or_none, ask, within
 from cluster.faults import RunError
+from cluster.heartbeat import listen
 from cluster.member import Event, Member, State
 from cluster.missing import lacking
 from cluster.routing import LeastLoaded
-from cluster.seat import Seat
+from cluster.seat import AT_WORK, Seat
 from configs.errors import UserError
 from configs.fleets import FleetConfig
 
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE_S = 5.0
-QUESTIONS = 3
-"""How often in `silence_s` a member is asked whether it answers at all."""
 NEWCOMER_STARTS = 3
 """How often an actor that a resize brought in may fail to start before it is given up."""
 
 Spawn = Callable[[str], ActorHandle]
 CatchUp = Callable[[str, ActorHandle], Awaitable[None]]
 Kill = Callable[[ActorHandle], None]
-AT_WORK = (State.SERVING, State.DRAINING)
 
 
 class Fleet:
@@ -264,17 +263,8 @@ class Fleet:
                 seat.served = True
                 self._routes.add(seat, len(seat.calls))
                 self._answerable.set()
-                self._in_background(self._listen(seat, seat.member))
-
-    async def _listen(self, seat: Seat, member: Member) -> None:
-        """Find out that a member is dead or hung while no call does, or long before it would."""
-        silence = self.config.silence_s
-        while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
-            try:
-                await ask(seat.handle, silence, "describe")
-            except LostError as lost:
-                self._lose(seat, member, f"heartbeat: {lost}")
-            await asyncio.sleep(silence / QUESTIONS)
+                lose = partial(self._lose, seat, seat.member)
+                self._in_background(listen(seat, self.config.silence_s, lose))
 
     def _may_wait(self) -> bool:
         """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""

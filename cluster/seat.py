@@ -14,6 +14,10 @@ BY_USE = (State.STARTING, State.STALE, State.SERVING)
 """The states of members that stay, those that serve least first."""
 
 
+AT_WORK = (State.SERVING, State.DRAINING)
+"""The states of members that may have calls in their hands."""
+
+
 @dataclass(slots=True, eq=False)
 class Seat:
     """One place in a fleet; processes follow one another in it, under one name."""

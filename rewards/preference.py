@@ -18,10 +18,11 @@ from transformers import AutoConfig, PretrainedConfig
 
 from actors.chat import ChatEncoder, Message, Plain, load_tokenizer
 from actors.engine import Engine, check_model
+from actors.member import FleetMember
 from actors.records import TokenIds
 from configs.errors import UserError
 from configs.rewards import PreferencePart
-from rewards.member import ANSWERS, SECONDS, RewardMember
+from rewards.member import ANSWERS, SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class PreferenceModel:
             )
 
 
-class PreferenceActor(RewardMember):
+class PreferenceActor(FleetMember):
     """A preference model as a Ray actor; `ray.remote(PreferenceActor)` makes it one."""
 
     def __init__(

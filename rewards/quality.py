@@ -13,10 +13,11 @@ from typing import Protocol
 
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.engine import Engine
+from actors.member import FleetMember
 from actors.records import Completion, GenerationRequest, Sampling, TokenIds, Verdict
 from configs.errors import UserError
 from configs.rewards import QualityConfig
-from rewards.member import SECONDS, VERDICTS, RewardMember
+from rewards.member import SECONDS, VERDICTS
 from rewards.verdict import QualityPrompt, parse_verdict
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class QualityJudge:
         )
 
 
-class QualityActor(RewardMember):
+class QualityActor(FleetMember):
     """A judge as a Ray actor; `ray.remote(QualityActor)` makes it one."""
 
     def __init__(

@@ -8,12 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from actors.member import FleetMember
 from configs.rewards import VerifierPart
 from rewards.killable import KillableVerifier
-from rewards.member import ANSWERS, SECONDS, RewardMember
+from rewards.member import ANSWERS, SECONDS
 
 
-class VerifierActor(RewardMember):
+class VerifierActor(FleetMember):
     """A verifier in its own killable process; `ray.remote(VerifierActor)` makes it an actor."""
 
     def __init__(self, part: VerifierPart, *, name: str, metrics_host: str) -> None:

@@ -1,4 +1,4 @@
-"""Submitting to a head of this machine."""
+"""Our commands, for a head of this machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ PACKAGES = {"actors", "cluster", "configs", "evaluation", "learner", "playground
 
 
 def submitted(head: Head, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cluster", "submit", "--address", head.address, *arguments]
+    """`selfplay submit` to a head."""
+    return commanded(head, "submit", "--address", head.address, *arguments, **changed)
+
+
+def commanded(head: Head, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+    """A command of ours by someone who has the head's token."""
+    command = [sys.executable, "-m", "cluster", *arguments]
     environment = head.environment | changed
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False

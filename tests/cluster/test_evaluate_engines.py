@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.local_cluster import free_ports
 from tests.cluster.evaluations import ROOT, roomy_model, run_with_checkpoint
 
 
@@ -84,16 +84,10 @@ def test_coding_of_a_model(model, data, tmp_path, debian_program):
     assert all(row["answer"] for row in rows)
 
 
-def free_port() -> int:
-    with socket.socket() as made:
-        made.bind(("127.0.0.1", 0))
-        return made.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def judge_url(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """vLLM's own OpenAI-compatible server with the random model."""
-    port = free_port()
+    (port,) = free_ports(1)
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
         "--served-model-name", "judge", "--host", "127.0.0.1", "--port", str(port),

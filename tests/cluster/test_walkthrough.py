@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from benchmarks.local_cluster import Head, free_ports, joined, running_head
 from cluster.audit import check_ledger
 from cluster.claim import living_driver
 from tests.cluster.dashboards import DEPLOY, Question, alert_questions, dashboard_questions
+from tests.cluster.head import commanded
 from tests.cluster.whole_run import ANSWERS, SETTINGS
 from tests.conftest import ROOT
 
@@ -52,20 +52,14 @@ class Walk:
 
     def does(self, *words: str, code: int = 0) -> str:
         """Run a command of ours, which ends with `code`; return what it prints."""
-        done = self._run(*words)
+        done = commanded(self.head, *words)
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr
 
     def status(self) -> dict[str, Any] | None:
         """What the run says of itself, None while it starts."""
-        done = self._run("status", str(self.run_dir), "--json")
+        done = commanded(self.head, "status", str(self.run_dir), "--json")
         return json.loads(done.stdout) if done.returncode == 0 else None
-
-    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command, env = [sys.executable, "-m", "cluster", *words], self.head.environment
-        return subprocess.run(
-            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
-        )
 
     def reaches(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Ask for the status until it is as it should be."""
