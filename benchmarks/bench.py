@@ -33,6 +33,7 @@ import psutil
 import ray
 import torch
 
+from actors.member import Post
 from actors.placing import thread_environment
 from actors.records import GenerationRequest, Group, Rejected, Sampling
 from actors.rollout import RolloutActor
@@ -170,8 +171,7 @@ def rollout_figures(
     ours = actor.options(max_concurrency=100, **place).remote(
         str(model),
         settings,
-        name="bench",
-        metrics_host="127.0.0.1",
+        post=Post("bench", "127.0.0.1"),
         transfer_backend=backend_of(config),
         colocated=config.colocate,
     )

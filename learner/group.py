@@ -242,13 +242,15 @@ class LearnerGroup:
         environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
         environment |= thread_environment(learner.threads)
         actor: Any = ray.remote(LearnerRank)
+        # Ranks work in directories of their own.
+        config = self.config.model_copy(update={"run_dir": self.config.run_dir.absolute()})
         self._ranks = [
             actor.options(
                 num_cpus=learner.cpus,
                 num_gpus=learner.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, i),
                 runtime_env={"env_vars": environment},
-            ).remote(self.config, self.model_path)
+            ).remote(config, self.model_path)
             for i in range(learner.ranks)
         ]
 

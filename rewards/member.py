@@ -1,10 +1,8 @@
-"""What every reward actor has: a name in its fleet, a metrics endpoint, the reward metrics."""
+"""The metrics of the reward actors."""
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
-
-from actors.member import FleetMember
 
 ANSWERS = Counter(
     "selfplay_reward_answers_total",
@@ -22,7 +20,3 @@ SECONDS = Histogram(
     ["part"],
     buckets=(0.001, 0.01, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600),
 )
-
-
-class RewardMember(FleetMember):
-    """A member of a reward fleet."""

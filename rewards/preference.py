@@ -18,10 +18,11 @@ from transformers import AutoConfig, PretrainedConfig
 
 from actors.chat import ChatEncoder, Message, Plain, load_tokenizer
 from actors.engine import Engine, check_model
+from actors.member import FleetMember, Post
 from actors.records import TokenIds
 from configs.errors import UserError
 from configs.rewards import PreferencePart
-from rewards.member import ANSWERS, SECONDS, RewardMember
+from rewards.member import ANSWERS, SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -108,14 +109,12 @@ class PreferenceModel:
             )
 
 
-class PreferenceActor(RewardMember):
+class PreferenceActor(FleetMember):
     """A preference model as a Ray actor; `ray.remote(PreferenceActor)` makes it one."""
 
-    def __init__(
-        self, part: PreferencePart, *, name: str, metrics_host: str, chat_date: datetime.date
-    ) -> None:
+    def __init__(self, part: PreferencePart, *, post: Post, chat_date: datetime.date) -> None:
         """Start the model's engine; see `PreferenceModel`."""
-        super().__init__(name, metrics_host)
+        super().__init__(post)
         self._seconds = SECONDS.labels(part.name)
         self._model = PreferenceModel(part, chat_date)
 

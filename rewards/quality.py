@@ -13,10 +13,11 @@ from typing import Protocol
 
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.engine import Engine
+from actors.member import FleetMember, Post
 from actors.records import Completion, GenerationRequest, Sampling, TokenIds, Verdict
 from configs.errors import UserError
 from configs.rewards import QualityConfig
-from rewards.member import SECONDS, VERDICTS, RewardMember
+from rewards.member import SECONDS, VERDICTS
 from rewards.verdict import QualityPrompt, parse_verdict
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class QualityJudge:
         )
 
 
-class QualityActor(RewardMember):
+class QualityActor(FleetMember):
     """A judge as a Ray actor; `ray.remote(QualityActor)` makes it one."""
 
     def __init__(
@@ -94,8 +95,7 @@ class QualityActor(RewardMember):
         model_path: str,
         config: QualityConfig,
         *,
-        name: str,
-        metrics_host: str,
+        post: Post,
         chat_date: datetime.date,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -105,13 +105,12 @@ class QualityActor(RewardMember):
         Args:
             model_path: Folder or hub id of the reference, the model that training started from.
             config: The section `rewards.quality`.
-            name: The member's name in its fleet.
-            metrics_host: Where this process's metrics are served.
+            post: Who it is, and where its metrics and its log go.
             chat_date: The date that chat templates show.
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
         """
-        super().__init__(name, metrics_host)
+        super().__init__(post)
         encoder = ChatEncoder(load_tokenizer(model_path, revision, trust_remote_code), chat_date)
         self._engine = Engine(
             model_path,
