@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+log = logging.getLogger(__name__)
+
 FORMAT = (
     "%(asctime)s %(levelname)s run=%(run)s actor=%(actor)s iteration=%(iteration)s"
     " version=%(version)s %(name)s: %(message)s"
 )
 LOGS = "logs"
 """The folder of a run's logs in its directory."""
-APART = ("vllm",)
-"""Loggers that hand nothing to the root, once their library is imported."""
+APART = ("vllm", "DeepSpeed")
+"""Loggers that hand nothing to the root, once their library is at work: to be called then."""
 
 _now: dict[str, object] = dict.fromkeys(("run", "actor", "iteration", "version"), "-")
 
@@ -50,7 +52,11 @@ def keep_log(run_dir: Path, actor: str) -> None:
     if not logs.is_dir():
         return
     note(run=run_dir.name, actor=actor)
-    handler = kept_in(logs / f"{actor}.log")
+    try:
+        handler = kept_in(logs / f"{actor}.log")
+    except OSError as error:
+        log.warning("no log of %s is kept: %s", actor, error)
+        return
     apart = [logger for name in APART if not (logger := logging.getLogger(name)).propagate]
     for logger in (logging.getLogger(), *apart):
         logger.addHandler(handler)

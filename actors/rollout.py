@@ -50,7 +50,6 @@ class RolloutActor(FleetMember):
             trust_remote_code: Run model code that comes with the checkpoint.
             colocated: Whether the engine gives up its GPU's memory while the learner learns.
         """
-        super().__init__(post)
         self._engine = PolicyEngine(
             model_path,
             config,
@@ -63,6 +62,7 @@ class RolloutActor(FleetMember):
             transfer_backend=transfer_backend,
             sleep_mode=colocated,
         )
+        super().__init__(post)
 
     async def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
         """Sample every request; return the completions in their order."""
@@ -86,7 +86,7 @@ class RolloutActor(FleetMember):
     async def finish_update(self, version: int) -> None:
         """Put the loaded weights to use as policy `version`, and go on stepping."""
         await asyncio.wrap_future(self._engine.finish_update(version))
-        note(version=version)
+        note(iteration=version, version=version)
 
     async def version(self) -> int:
         """Return the policy version that the engine serves; EngineDiedError where it is none."""

@@ -48,11 +48,11 @@ from benchmarks.shapes import (
     random_model,
     random_prompts,
 )
+from cluster.connection import connect
 from cluster.initial import find_model
 from cluster.plan import make_plan, nodes_from
 from cluster.players import Challenger
 from cluster.record import IterationRecord, StepOutcome
-from cluster.run import connect
 from cluster.seeds import Ticket
 from cluster.wiring import Wired, backend_of, wire
 from configs.errors import UserError

@@ -20,10 +20,10 @@ from ray.actor import ActorHandle
 from actors.member import Post
 from actors.records import Completion, GenerationRequest
 from actors.rollout import RolloutActor
+from cluster.connection import connect
 from cluster.evaluated import Evaluated
 from cluster.fleet import Fleet
 from cluster.reserving import actor_class
-from cluster.run import connect
 from cluster.signals import answering
 from configs.rewards import PreferencePart
 from evaluation.config import EvaluationConfig

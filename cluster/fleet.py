@@ -271,10 +271,20 @@ class Fleet:
         silence = self.config.silence_s
         while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
             try:
-                await ask(seat.handle, silence, "describe")
+                await self._asked_twice(seat)
             except LostError as lost:
                 self._lose(seat, member, f"heartbeat: {lost}")
+            except Exception:
+                log.exception("%s: heartbeat", member.name)
             await asyncio.sleep(silence / QUESTIONS)
+
+    async def _asked_twice(self, seat: Seat) -> None:
+        """Ask whether it answers; again if not, since it may be this loop that stood still."""
+        silence = self.config.silence_s
+        try:
+            await ask(seat.handle, silence, "describe")
+        except LateError:
+            await ask(seat.handle, silence / QUESTIONS, "describe")
 
     def _may_wait(self) -> bool:
         """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""

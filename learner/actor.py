@@ -48,13 +48,13 @@ class LearnerRank:
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415 (seconds)
 
         disable_progress_bar()
-        keep_log(self._config.run_dir, f"learner-{rank}")
         place = Place(rank, self._config.learner.ranks, address)
         self._rank = Rank(self._config, self._model_path, place)
+        keep_log(self._config.run_dir, f"learner-{rank}")
 
     def step(self, batches: Sequence[MicroBatch], iteration: int) -> RankReport:
         """See `Rank.step`."""
-        note(iteration=iteration)
+        note(iteration=iteration, version=iteration)
         report = self._rank.step(batches, iteration)
         if self._config.colocate:
             # What torch keeps for the next step, the engine that wakes up now needs.

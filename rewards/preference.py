@@ -114,9 +114,9 @@ class PreferenceActor(FleetMember):
 
     def __init__(self, part: PreferencePart, *, post: Post, chat_date: datetime.date) -> None:
         """Start the model's engine; see `PreferenceModel`."""
-        super().__init__(post)
         self._seconds = SECONDS.labels(part.name)
         self._model = PreferenceModel(part, chat_date)
+        super().__init__(post)
 
     async def score(
         self, query_text: str, answer_texts: list[str], reference: str | None

@@ -110,7 +110,6 @@ class QualityActor(FleetMember):
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
         """
-        super().__init__(post)
         encoder = ChatEncoder(load_tokenizer(model_path, revision, trust_remote_code), chat_date)
         self._engine = Engine(
             model_path,
@@ -120,6 +119,7 @@ class QualityActor(FleetMember):
             trust_remote_code=trust_remote_code,
         )
         self._judge = QualityJudge(self._engine, encoder, config)
+        super().__init__(post)
 
     async def score(
         self, query_text: str, answer_texts: list[str], seeds: list[int]
