@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from prometheus_client import Counter, Histogram
 
 from actors.classifier import SafetyClassifier
-from actors.member import FleetMember
+from actors.member import FleetMember, Post
 from configs.safety import SafetyConfig
 
 QUERIES = Counter("selfplay_safety_queries_total", "Queries read by this safety classifier.")
@@ -27,19 +27,18 @@ SECONDS = Histogram(
 class ClassifierActor(FleetMember):
     """A safety classifier as a Ray actor; `ray.remote(ClassifierActor)` makes it one."""
 
-    def __init__(self, safety: SafetyConfig, *, name: str, metrics_host: str) -> None:
+    def __init__(self, safety: SafetyConfig, *, post: Post) -> None:
         """Load the classifier; see `SafetyClassifier`.
 
         Args:
             safety: The section `gate.safety`.
-            name: The member's name in its fleet.
-            metrics_host: Where this process's metrics are served.
+            post: Who it is, and where its metrics and its log go.
         """
+        super().__init__(post)
         # One thread for all: calls queue up here, and the model works on one of them at a time.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=post.name)
         device = "cuda" if safety.fleet.gpus > 0 else "cpu"
         self._classifier = self._thread.submit(SafetyClassifier, safety, device).result()
-        super().__init__(name, metrics_host)
 
     async def classify(self, texts: list[str]) -> list[str | None]:
         """Return the label that each text is rejected for, None where it is safe."""

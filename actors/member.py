@@ -1,21 +1,40 @@
-"""What every actor of a fleet has: a name, and an endpoint for its process's metrics."""
+"""What every actor of a fleet has: a name, an endpoint for its metrics, and a log."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from actors.logs import keep_log
 from actors.telemetry import serve_metrics
 
 
-class FleetMember:
-    """A member of a fleet; its process serves its own metrics."""
+@dataclass(frozen=True)
+class Post:
+    """A member's name in its fleet, where its metrics are served, and the run it works for."""
 
-    def __init__(self, name: str, metrics_host: str) -> None:
-        self._name = name
-        self._metrics_address = serve_metrics(metrics_host)
+    name: str
+    metrics_host: str
+    run_dir: Path | None = None
+    """Absolute; its log goes there. None: only to where Ray keeps its output."""
+
+    def keep_log(self) -> None:
+        """Have this process log to the run's directory, where there is one."""
+        if self.run_dir is not None:
+            keep_log(self.run_dir, self.name)
+
+
+class FleetMember:
+    """A member of a fleet; its process serves its own metrics and keeps its own log."""
+
+    def __init__(self, post: Post) -> None:
+        post.keep_log()
+        self._name = post.name
+        self._metrics_address = serve_metrics(post.metrics_host)
 
     async def describe(self) -> dict[str, Any]:
         """Return who and where this member is."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from actors.member import FleetMember
+from actors.logs import note
+from actors.member import FleetMember, Post
 from actors.policy import PolicyEngine
 from actors.records import Completion, GenerationRequest, LogProbs, TokenIds
 from configs.fleets import RolloutConfig
@@ -32,8 +33,7 @@ class RolloutActor(FleetMember):
         model_path: str,
         config: RolloutConfig,
         *,
-        name: str,
-        metrics_host: str,
+        post: Post,
         transfer_backend: str | None,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -44,8 +44,7 @@ class RolloutActor(FleetMember):
         Args:
             model_path: Folder or hub id.
             config: The section `rollout`.
-            name: The member's name in its fleet.
-            metrics_host: Where this process's metrics are served.
+            post: Who it is, and where its metrics and its log go.
             transfer_backend: "object_store", "nccl" or "ipc"; None where the weights stay.
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
@@ -63,7 +62,7 @@ class RolloutActor(FleetMember):
             transfer_backend=transfer_backend,
             sleep_mode=colocated,
         )
-        super().__init__(name, metrics_host)
+        super().__init__(post)
 
     async def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
         """Sample every request; return the completions in their order."""
@@ -87,6 +86,7 @@ class RolloutActor(FleetMember):
     async def finish_update(self, version: int) -> None:
         """Put the loaded weights to use as policy `version`, and go on stepping."""
         await asyncio.wrap_future(self._engine.finish_update(version))
+        note(iteration=version, version=version)
 
     async def version(self) -> int:
         """Return the policy version that the engine serves; EngineDiedError where it is none."""

@@ -33,6 +33,7 @@ import psutil
 import ray
 import torch
 
+from actors.member import Post
 from actors.placing import thread_environment
 from actors.records import GenerationRequest, Group, Rejected, Sampling
 from actors.rollout import RolloutActor
@@ -47,11 +48,11 @@ from benchmarks.shapes import (
     random_model,
     random_prompts,
 )
+from cluster.connection import connect
 from cluster.initial import find_model
 from cluster.plan import make_plan, nodes_from
 from cluster.players import Challenger
 from cluster.record import IterationRecord, StepOutcome
-from cluster.run import connect
 from cluster.seeds import Ticket
 from cluster.wiring import Wired, backend_of, wire
 from configs.errors import UserError
@@ -170,8 +171,7 @@ def rollout_figures(
     ours = actor.options(max_concurrency=100, **place).remote(
         str(model),
         settings,
-        name="bench",
-        metrics_host="127.0.0.1",
+        post=Post("bench", "127.0.0.1"),
         transfer_backend=backend_of(config),
         colocated=config.colocate,
     )

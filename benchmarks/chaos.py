@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.chaos_faults import KINDS, Stage
+from benchmarks.chaos_faults import ENDS_DRIVER, KINDS, Stage
 from benchmarks.local_cluster import running_head
 from cluster.audit import check_ledger, counted_groups
 from configs.load import load
@@ -60,7 +60,8 @@ def main() -> None:
     }
     results |= played(schedule, options.iterations, random.Random(options.seed))
     measure.write(measure.RESULTS / "chaos.json", results)
-    if results["violations"]:
+    whole = results["iterations_done"] == results["iterations_asked"]
+    if results["violations"] or results["groups_lost"] or results["groups_doubled"] or not whole:
         sys.exit(1)
 
 
@@ -79,24 +80,39 @@ def played(schedule: list[str], iterations: int, chance: random.Random) -> dict[
     model = build(0, Path("runs/base-models"))
     left = deque(schedule)
     started = time.monotonic()
-    with running_head() as head, disk() as folder:
+    with running_head() as head, disk() as folder, scratch() as logs:
         os.environ.update(head.environment, RAY_AUTH_MODE="token", RAY_ADDRESS=head.gcs)
+        mounted = os.path.ismount(folder)
+        if not mounted and "disk_full" in left:
+            sys.exit("a full disk needs a disk of its own: run this as root")
         while left:
             number = len(runs)
             staleness = STALENESS[number % len(STALENESS)]
             config = config_of(folder / f"run-{number}", model, staleness, iterations)
-            with Stage(head, config, chance) as stage:
+            log = logs / f"run-{number}.log"
+            struck: list[str] = []
+            with Stage(head, config, chance, log) as stage:
                 while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
                     kind = left.popleft()
+                    struck.append(kind)
                     took = KINDS[kind].strike(stage)
                     seconds[kind].append(took)
                     minutes = (time.monotonic() - started) / 60
                     print(f"{minutes:5.1f} min  run {number}  {kind:<16} {took:6.1f} s", flush=True)
                 stage.wait_until_ended()
             runs.append(outcome(config.run_dir, staleness, iterations))
+            runs[-1] |= {"drivers_ended": stage.ends, "violations": [
+                *runs[-1]["violations"], *too_many_ends(struck, stage.ends)
+            ]}  # fmt: skip
             print(f"run {number}: {runs[-1]}", flush=True)
             shutil.rmtree(config.run_dir)
     return summed_up(runs, seconds) | {"minutes": (time.monotonic() - started) / 60}
+
+
+def too_many_ends(struck: list[str], ends: list[int]) -> list[str]:
+    """A violation where drivers ended that nothing had struck."""
+    due = sum(kind in ENDS_DRIVER for kind in struck)
+    return [f"drivers ended with {ends}, and {due} of them were struck"] if len(ends) > due else []
 
 
 def config_of(run_dir: Path, model: Path, staleness: int, iterations: int) -> RunConfig:
@@ -149,6 +165,13 @@ def summed_up(runs: list[dict[str, Any]], seconds: dict[str, list[float]]) -> di
         },
         "runs": runs,
     }
+
+
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder on another disk."""
+    with tempfile.TemporaryDirectory(prefix="chaos-logs-") as folder:
+        yield Path(folder)
 
 
 @contextlib.contextmanager

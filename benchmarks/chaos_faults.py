@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import psutil
@@ -23,6 +23,8 @@ from configs.errors import UserError
 from configs.load import RESOLVED
 from configs.schema import RunConfig
 
+END_S = 60.0
+"""Seconds a driver may take to end when it is asked to."""
 DEADLINE_S = 300.0
 """A run that is not well so long after a fault has not survived it."""
 LOOK_EVERY_S = 2.0
@@ -37,8 +39,12 @@ class Stage:
     The second node finds the head through a proxy that can be slow.
     """
 
-    def __init__(self, head: Head, config: RunConfig, chance: random.Random) -> None:
+    def __init__(self, head: Head, config: RunConfig, chance: random.Random, log: Path) -> None:
+        """`log` is where the driver prints, on another disk than the run's."""
         self.head = head
+        self.log = log
+        self.ends: list[int] = []
+        """Exit codes of drivers that ended before their run."""
         self.chance = chance
         self.config = config
         self.proxy = Proxy(head.gcs)
@@ -53,20 +59,23 @@ class Stage:
 
     def __exit__(self, *_: object) -> None:
         self.driver.terminate()
-        self.driver.wait()
+        try:
+            self.driver.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self.driver.kill()
         self._open.close()
         self.proxy.close()
 
     def begin(self) -> None:
         """Start the driver, or start it again: the same command continues the run."""
         run_dir = self.config.run_dir
-        path = run_dir.with_suffix(".yaml")
+        path = self.log.with_suffix(".yaml")
         if (run_dir / RESOLVED).is_file():
             arguments = ["resume", str(run_dir)]
         else:
             path.write_text(json.dumps(self.config.model_dump(mode="json")))
             arguments = ["train", str(path)]
-        with run_dir.with_suffix(".log").open("ab") as said:
+        with self.log.open("ab") as said:
             command = [sys.executable, "-m", "cluster", *arguments]
             self.driver = subprocess.Popen(command, stdout=said, stderr=said)
 
@@ -76,12 +85,13 @@ class Stage:
         self.second = self._open.enter_context(joined(self.head, self.proxy.address))
 
     def processes(self, name: str) -> list[psutil.Process]:
-        """Processes of this machine whose command begins with `name`."""
+        """Processes of both nodes whose command begins with `name`."""
         found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if " ".join(process.cmdline()).startswith(name):
-                    found.append(process)
+        for node in (self.head.pid, self.second.pid):
+            for process in psutil.Process(node).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if " ".join(process.cmdline()).startswith(name):
+                        found.append(process)
         return found
 
     def status(self) -> dict[str, Any] | None:
@@ -109,7 +119,8 @@ class Stage:
         """
         started = time.monotonic()
         while not self.ended:
-            if self.driver.poll() is not None:
+            if (code := self.driver.poll()) is not None and not self.ended:
+                self.ends.append(code)
                 self.begin()
             status = self.status()
             if status is not None and _is_well(status, mark, struck):
@@ -121,13 +132,14 @@ class Stage:
     def wait_until_ended(self) -> None:
         """Wait until all iterations are played and the driver is gone."""
         while not self.ended:
-            self.recovered(self.iteration, set())
+            self.recovered(self.trained, set())
         self.driver.wait()
 
     @property
-    def iteration(self) -> int:
-        """Iterations trained, as far as is known."""
-        return (self.status() or {"iteration": 0})["iteration"]
+    def trained(self) -> int:
+        """Iterations trained, those of a life that is over and played again included."""
+        path = self.config.run_dir / "metrics.jsonl"
+        return len(path.read_text("utf-8").splitlines()) if path.is_file() else 0
 
 
 def _is_well(status: dict[str, Any], mark: int, struck: set[int]) -> bool:
@@ -152,26 +164,31 @@ def _blow(name: str, number: signal.Signals) -> Callable[[Stage], float]:
     """A signal to one of the run's processes of that name."""
 
     def strike(stage: Stage) -> float:
-        mark = stage.iteration
         victims = stage.processes(name)
         assert victims, f"no process is called {name}"
         victim = stage.chance.choice(victims)
         victim.send_signal(number)
-        return stage.recovered(mark, {victim.pid})
+        return _gone(victim) + stage.recovered(stage.trained, {victim.pid})
 
     return strike
 
 
+def _gone(victim: psutil.Process) -> float:
+    """Wait until a process that was struck is gone, by itself or by who found it hung; seconds."""
+    started = time.monotonic()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victim.wait(DEADLINE_S)
+    return time.monotonic() - started
+
+
 def _kill_driver(stage: Stage) -> float:
-    mark = stage.iteration
     stage.driver.kill()
     stage.driver.wait()
-    return stage.recovered(mark, set())
+    return stage.recovered(stage.trained, set())
 
 
 def _lose_node(stage: Stage) -> float:
     """The second node with all on it; another comes a while later."""
-    mark = stage.iteration
     node = psutil.Process(stage.second.pid)
     processes = [node, *node.children(recursive=True)]
     for process in processes:
@@ -180,24 +197,23 @@ def _lose_node(stage: Stage) -> float:
     psutil.wait_procs(processes, timeout=10)
     time.sleep(NODE_AWAY_S)
     stage.join()
-    return NODE_AWAY_S + stage.recovered(mark, {process.pid for process in processes})
+    struck = {process.pid for process in processes}
+    return NODE_AWAY_S + stage.recovered(stage.trained, struck)
 
 
 def _slow_network(stage: Stage) -> float:
-    mark = stage.iteration
+    """The second node and the head hear of each other late for a while."""
     stage.proxy.delay_s = SLOW_S
     time.sleep(SLOW_FOR_S)
     stage.proxy.delay_s = 0.0
-    return stage.recovered(mark, set())
+    return stage.recovered(stage.trained, set())
 
 
 def _fill_disk(stage: Stage) -> float:
     """No room on the run's disk: the driver says so and ends; there is room again, and it is
     started again."""
-    mark = stage.iteration
     filler = stage.config.run_dir.with_suffix(".filler")
-    if not os.path.ismount(filler.parent):
-        raise RuntimeError("a full disk needs a disk of its own: run this as root")
+    before = stage.log.stat().st_size
     with contextlib.suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(1 << 20))
@@ -206,10 +222,10 @@ def _fill_disk(stage: Stage) -> float:
         code = stage.driver.wait(DISK_WAIT_S)
     finally:
         filler.unlink()
-    said = stage.config.run_dir.with_suffix(".log").read_text()
+    said = stage.log.read_text()[before:]
     assert code in (1, 2), code
     assert "Traceback" not in said, said[-4000:]
-    return stage.recovered(mark, set())
+    return stage.recovered(stage.trained, set())
 
 
 KINDS = {
@@ -227,3 +243,5 @@ KINDS = {
     "disk_full": Kind(3, _fill_disk),
 }
 """By name, with how many of a hundred and two they are."""
+ENDS_DRIVER = ("driver_killed", "disk_full")
+"""Kinds after which the driver is started again, as a cluster's job controller would."""

@@ -28,11 +28,13 @@ START_TRIES, START_DEADLINE_S = 3, 70.0
 class Head:
     """A running head node, and an environment in which its token is found.
 
-    `address` is its dashboard's, `gcs` what other nodes join.
+    `address` is its dashboard's, `gcs` what other nodes join, `pid` that of the process above all
+    its others.
     """
 
     address: str
     gcs: str
+    pid: int
     environment: dict[str, str]
 
 
@@ -78,7 +80,7 @@ def started(home: Path, environment: dict[str, str]) -> Iterator[Head | None]:
     command += ["--dashboard-host=127.0.0.1", f"--temp-dir={home / 'ray'}", "--num-cpus=2"]
     address = f"http://127.0.0.1:{ports['dashboard-port']}"
     with node(command, environment) as process:
-        head = Head(address, f"127.0.0.1:{ports['port']}", environment)
+        head = Head(address, f"127.0.0.1:{ports['port']}", process.pid, environment)
         yield head if answers(address, process) else None
 
 

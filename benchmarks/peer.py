@@ -33,9 +33,9 @@ import ray
 from benchmarks import measure
 from benchmarks.bench import ANSWERS, QUERIES, WARM_UP, Kept
 from benchmarks.shapes import QUICKSTART, random_model
+from cluster.connection import connect
 from cluster.initial import find_model
 from cluster.record import IterationRecord
-from cluster.run import connect
 from cluster.wiring import wire
 from configs.load import load
 from configs.schema import RunConfig

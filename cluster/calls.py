@@ -12,7 +12,9 @@ from ray.exceptions import (
     ActorUnschedulableError,
     NodeDiedError,
     ObjectLostError,
+    OutOfMemoryError,
     RayActorError,
+    RaySystemError,
     RayTaskError,
     WorkerCrashedError,
 )
@@ -27,6 +29,8 @@ LOST = (
     NodeDiedError,
     WorkerCrashedError,
     ObjectLostError,
+    OutOfMemoryError,
+    RaySystemError,
     EngineDiedError,
 )
 """What a call raises whose actor is dead, unreachable or of no use."""

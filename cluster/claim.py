@@ -40,8 +40,8 @@ class Driver(BaseModel):
     """Name of the actor by which it is asked (`cluster.control`)."""
 
 
-Announce = Callable[[str, str], None]
-"""Lets others know the address of Ray and the name of the control actor."""
+Announce = Callable[[str | None, str | None], None]
+"""Lets others know the address of Ray and the name of the control actor, or that there are none."""
 
 
 @contextlib.contextmanager

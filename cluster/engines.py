@@ -17,12 +17,13 @@ import numpy.typing as npt
 import ray
 from ray.actor import ActorHandle
 
+from actors.member import Post
 from actors.records import Completion, GenerationRequest
 from actors.rollout import RolloutActor
+from cluster.connection import connect
 from cluster.evaluated import Evaluated
 from cluster.fleet import Fleet
 from cluster.reserving import actor_class
-from cluster.run import connect
 from cluster.signals import answering
 from configs.rewards import PreferencePart
 from evaluation.config import EvaluationConfig
@@ -102,8 +103,7 @@ class Answering:
             return actor_class(RolloutActor, config.rollout).remote(
                 self.model.path,
                 config.rollout,
-                name=name,
-                metrics_host=HOST,
+                post=Post(name, HOST),
                 transfer_backend=None,
                 revision=self.model.revision,
                 trust_remote_code=config.trust_remote_code,
@@ -127,7 +127,7 @@ class Scoring:
     def _fleet(self) -> Fleet:
         def spawn(name: str) -> ActorHandle:
             return actor_class(PreferenceActor, self.part.fleet).remote(
-                self.part, name=name, metrics_host=HOST, chat_date=self.config.chat_date
+                self.part, post=Post(name, HOST), chat_date=self.config.chat_date
             )
 
         return Fleet("reward_fleet", self.part.fleet, spawn)

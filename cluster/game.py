@@ -25,6 +25,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actors.logs import note
 from actors.records import Group, Rejected
 from cluster.faults import Streak
 from cluster.record import IterationRecord, StepOutcome, summarise
@@ -284,6 +285,7 @@ class Game:
 
         A round further ahead that fails raises its error at once.
         """
+        note(iteration=self.iteration, version=self.iteration)
         log.info("iteration %d: waiting for its %d groups", self.iteration, self.config.queries)
         stopping = asyncio.create_task(self.stop.wait())
         try:

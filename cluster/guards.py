@@ -68,15 +68,13 @@ class Guards:
             return None
         return Alarm(guard, value, self._began[place])
 
-    def rollback_began(self, iteration: int) -> int | None:
-        """The earliest first bad iteration that a rollback may still name, where `iteration` is
-        the next to be played; None where no guard rolls back."""
-        began = [
-            self._began[place] if self._rows[place] else iteration
-            for place, guard in enumerate(self._guards)
-            if guard.action == "rollback"
-        ]
-        return min(began, default=None)
+    def rollback_began(self, iteration: int) -> list[int]:
+        """The first bad iterations that a rollback may name, where `iteration` is the next to be
+        played: that, which stands for any later one too, and those of the rows that are open.
+        Empty where no guard rolls back."""
+        places = [i for i, guard in enumerate(self._guards) if guard.action == "rollback"]
+        open_rows = {self._began[place] for place in places if self._rows[place]}
+        return sorted({iteration} | open_rows) if places else []
 
 
 def last_good(began: int, staleness: int) -> int:

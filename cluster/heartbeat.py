@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from cluster.calls import LostError, ask
+from cluster.calls import LateError, LostError, ask
 from cluster.seat import AT_WORK, Seat
+
+log = logging.getLogger(__name__)
 
 QUESTIONS = 3
 """How often in the time that it may be silent a member is asked whether it answers at all."""
@@ -15,10 +18,20 @@ QUESTIONS = 3
 async def listen(seat: Seat, silence_s: float, lose: Callable[[str], None]) -> None:
     """Ask the seat's present process until it is at work no more; `lose` it, with the cause, where
     it is dead, or silent for `silence_s`."""
-    incarnation = seat.member.incarnation
-    while seat.member.incarnation == incarnation and seat.member.state in AT_WORK:
+    member = seat.member
+    while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
         try:
-            await ask(seat.handle, silence_s, "describe")
+            await _asked_twice(seat, silence_s)
         except LostError as lost:
             lose(f"heartbeat: {lost}")
+        except Exception:
+            log.exception("%s: heartbeat", member.name)
         await asyncio.sleep(silence_s / QUESTIONS)
+
+
+async def _asked_twice(seat: Seat, silence_s: float) -> None:
+    """Ask whether it answers; again if not, since it may be this loop that stood still."""
+    try:
+        await ask(seat.handle, silence_s, "describe")
+    except LateError:
+        await ask(seat.handle, silence_s / QUESTIONS, "describe")

@@ -6,7 +6,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from evaluation.heldout import Outcome
 from evaluation.report import write_report
 from evaluation.run_files import read_history
 from learner.checkpoint import CheckpointStore, read_state, write_durably
+from learner.group import LearnerError
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +57,15 @@ class Playing:
         model: str,
         seconds: dict[str, float],
         started: float,
+        sizes: Mapping[str, int],
     ) -> None:
+        """`sizes` are those that fleets had in a life before, however they came to them."""
         self.config = config
         self.wired = wired
         self.model = model
         self.seconds = seconds
         self.started = started
+        self.sizes = sizes
         self.run_dir = config.run_dir
         # Absolute, since learner ranks write there too, from directories of their own.
         checkpoints = (self.run_dir / CHECKPOINTS).absolute()
@@ -88,6 +92,11 @@ class Playing:
         return True
 
     @property
+    def is_stopping(self) -> bool:
+        """Whether it was asked to end."""
+        return self.game is not None and self.game.stop.is_set()
+
+    @property
     def iteration(self) -> int:
         """Iterations trained."""
         return self.game.iteration if self.game is not None else 0
@@ -99,7 +108,10 @@ class Playing:
         try:
             await self._iterate(self.game)
         except RunError:
-            await self._save(self.game)
+            try:
+                await self._save(self.game)
+            except LearnerError as error:
+                log.warning("nothing could be saved: %s", error)
             raise
         await self._save(self.game)
         if self.game.iteration < self.config.iterations:
@@ -158,6 +170,9 @@ class Playing:
         self.guards = Guards(self.config.guards, read_history(self.run_dir))
         fleets, staleness = self.wired.fleets, self.config.staleness
         self.autoscaler = Autoscaler(fleets, staleness, time.monotonic())
+        for name, size in self.sizes.items():
+            if fleets[name].target != size:
+                fleets[name].resize(size)
         # What making the model took is not set-up.
         self.seconds["setup"] = time.perf_counter() - self.started - self.seconds["base_model"]
         print(f"  actors      {self._counts()}; ready after {self.seconds['setup']:.0f} s")
@@ -292,9 +307,11 @@ class Playing:
         pending = game.pending()
         if self._saved == game.iteration and not pending.groups:
             return
-        began = self.guards.rollback_began(game.iteration)
-        reach = None if began is None else last_good(began, self.config.staleness)
-        with self.store.writing(game.iteration, reach) as draft:
+        reaches = [
+            last_good(began, self.config.staleness)
+            for began in self.guards.rollback_began(game.iteration)
+        ]
+        with self.store.writing(game.iteration, reaches) as draft:
             draft.written |= await self.wired.learner.save(draft.folder / LEARNER)
             draft.written |= await self.wired.learner.export(draft.folder / EXPORT)
             save_pending(pending, draft.folder)

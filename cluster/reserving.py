@@ -10,8 +10,9 @@ from actors.placing import thread_environment
 from cluster.missing import demand
 from configs.fleets import FleetConfig
 
-MOST_CALLS = 1000
-"""Calls that one actor takes at a time; the engines batch them."""
+MOST_CALLS = 100_000
+"""Calls that one actor takes at a time: all of them. The engines batch them, and the question
+whether it lives must not queue behind them."""
 
 
 def actor_class(kind: type, config: FleetConfig) -> Any:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+from actors.logs import LOGS, kept_in, note
 from cluster.claim import DRIVER, living_driver
 from cluster.initial import KEPT
 from configs.errors import UserError
@@ -16,11 +17,9 @@ from learner.checkpoint import CheckpointStore, read_state
 
 log = logging.getLogger(__name__)
 
-LOGS = "logs"
 CHECKPOINTS = "checkpoints"
 EXPORT = "hf"
 """The folder of the Hugging Face model in a checkpoint."""
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def open_run(config: RunConfig) -> bool:
@@ -83,9 +82,8 @@ def best_export(run_dir: Path) -> Path:
 @contextlib.contextmanager
 def logged(run_dir: Path) -> Iterator[None]:
     """Write the driver's log to RUN/logs/driver.log, and warnings to the terminal too."""
-    (run_dir / LOGS).mkdir(exist_ok=True)
-    to_file = logging.FileHandler(run_dir / LOGS / "driver.log", encoding="utf-8")
-    to_file.setFormatter(logging.Formatter(LOG_FORMAT))
+    note(run=run_dir.absolute().name, actor="driver")
+    to_file = kept_in(run_dir / LOGS / "driver.log")
     to_terminal = logging.StreamHandler()
     to_terminal.setFormatter(logging.Formatter("selfplay: %(levelname)s: %(message)s"))
     to_terminal.setLevel(logging.WARNING)

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.classifier_actor import ClassifierActor
 from actors.gate import Classify, Gate
+from actors.member import Post
 from actors.records import Query, TokenIds
 from actors.roles import (
     CHALLENGER_PROMPT,
@@ -225,17 +226,21 @@ def _publisher(
     return VllmPublisher(learner, config.publish, dtype, probe, backend)
 
 
+def _post(config: RunConfig, name: str) -> Post:
+    return Post(name, config.metrics.host, config.run_dir.absolute())
+
+
 def _fleets(
     config: RunConfig, model_path: str, backend: Backend, catch_up: CatchUp
 ) -> dict[str, Fleet]:
-    host, model = config.metrics.host, config.model
+    model = config.model
+    at = partial(_post, config)
 
     def rollout(name: str) -> ActorHandle:
         return actor_class(RolloutActor, config.rollout).remote(
             model_path,
             config.rollout,
-            name=name,
-            metrics_host=host,
+            post=at(name),
             transfer_backend=backend,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
@@ -250,8 +255,7 @@ def _fleets(
             return actor_class(QualityActor, quality.fleet).remote(
                 model_path,
                 quality,
-                name=name,
-                metrics_host=host,
+                post=at(name),
                 chat_date=model.chat_date,
                 revision=model.revision,
                 trust_remote_code=model.trust_remote_code,
@@ -270,9 +274,7 @@ def _safety_fleet(config: RunConfig) -> Fleet | None:
         return None
 
     def spawn(name: str) -> ActorHandle:
-        return actor_class(ClassifierActor, safety.fleet).remote(
-            safety, name=name, metrics_host=config.metrics.host
-        )
+        return actor_class(ClassifierActor, safety.fleet).remote(safety, post=_post(config, name))
 
     return Fleet("safety", safety.fleet, spawn)
 
@@ -280,13 +282,12 @@ def _safety_fleet(config: RunConfig) -> Fleet | None:
 def _part_spawner(
     config: RunConfig, part: PreferencePart | VerifierPart
 ) -> Callable[[str], ActorHandle]:
-    host = config.metrics.host
-
     def spawn(name: str) -> ActorHandle:
+        post = _post(config, name)
         if isinstance(part, VerifierPart):
-            return actor_class(VerifierActor, part.fleet).remote(part, name=name, metrics_host=host)
+            return actor_class(VerifierActor, part.fleet).remote(part, post=post)
         return actor_class(PreferenceActor, part.fleet).remote(
-            part, name=name, metrics_host=host, chat_date=config.model.chat_date
+            part, post=post, chat_date=config.model.chat_date
         )
 
     return spawn

@@ -72,7 +72,7 @@ class LearnerConfig(Config):
     kl: KLConfig = KLConfig()
     """KL regularisation."""
     step_deadline_s: float = Field(default=1800.0, gt=0)
-    """Seconds a training step may take before the run says so and stops."""
+    """Seconds a training step may take before the learner counts as lost."""
 
 
 class PublishConfig(Config):
@@ -113,7 +113,7 @@ class FaultConfig(Config):
     bad_steps: int = Field(default=3, ge=1)
     """Training steps in a row with a NaN or infinite loss before the run stops."""
     learner_losses: int = Field(default=3, ge=1)
-    """How often the learner may be lost (a rank died or is silent) between two checkpoints before
-    the run stops; until then all ranks, and all else, start again from the last checkpoint."""
+    """Losses of the learner (a rank died or is silent) with no checkpoint between them that end the
+    run; at each before, all ranks, and all else, start again from the last checkpoint."""
     rollbacks: int = Field(default=3, ge=1)
     """How often guards may roll the run back before it stops instead."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import ray
 import torch
 
+from actors.logs import keep_log, note
 from actors.packing import pack
 from actors.records import TokenIds
 from actors.telemetry import serve_metrics
@@ -49,9 +50,11 @@ class LearnerRank:
         disable_progress_bar()
         place = Place(rank, self._config.learner.ranks, address)
         self._rank = Rank(self._config, self._model_path, place)
+        keep_log(self._config.run_dir, f"learner-{rank}")
 
     def step(self, batches: Sequence[MicroBatch], iteration: int) -> RankReport:
         """See `Rank.step`."""
+        note(iteration=iteration, version=iteration)
         report = self._rank.step(batches, iteration)
         if self._config.colocate:
             # What torch keeps for the next step, the engine that wakes up now needs.

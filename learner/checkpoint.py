@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,12 +54,12 @@ class CheckpointStore:
         self.keep = keep
 
     @contextmanager
-    def writing(self, iteration: int, reach: int | None = None) -> Iterator[Draft]:
+    def writing(self, iteration: int, reaches: Sequence[int] = ()) -> Iterator[Draft]:
         """Give a draft to fill; on a clean end it becomes the newest checkpoint at once.
 
-        A folder of the same iteration is replaced. The newest one up to `reach` is kept, however
-        old. UserError where the disk cannot be written, or a file is missing that another process
-        wrote.
+        A folder of the same iteration is replaced. Of each of `reaches` the newest one up to it is
+        kept, however old, and all those behind the last of them, since it moves on. UserError
+        where the disk cannot be written, or a file is missing that another process wrote.
         """
         folder = self.root / f"{DRAFT_PREFIX}{iteration}"
         try:
@@ -72,7 +72,7 @@ class CheckpointStore:
             self._put_in_place(draft.folder, self.root / str(iteration))
         except OSError as e:
             raise UserError(f"cannot write the checkpoint {folder}: {e}") from e
-        self._remove_old(iteration, iteration if reach is None else reach)
+        self._remove_old(iteration, reaches)
 
     def latest(self) -> Path | None:
         """Return the newest checkpoint's folder, None where the run has none."""
@@ -139,10 +139,13 @@ class CheckpointStore:
         write_durably(self.root / LATEST_FILE, final.name)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    def _remove_old(self, newest: int, reach: int) -> None:
+    def _remove_old(self, newest: int, reaches: Sequence[int]) -> None:
         numbers = self._numbers()
         kept = {newest, *numbers[-self.keep :]}
-        kept |= set([number for number in numbers if number <= reach][-1:])
+        for reach in reaches:
+            kept |= set([number for number in numbers if number <= reach][-1:])
+        if reaches:
+            kept |= {number for number in numbers if number > max(reaches)}
         if (marked := self.best()) is not None:
             kept.add(int(marked[0].name))
         for number in numbers:

@@ -49,6 +49,8 @@ class LearnerError(RuntimeError):
     """A rank died or did not answer: a fault of the learner and not of whoever waits for it."""
 
 
+NEWS_S = 10.0
+"""Ray knows so long after a process's death that it is dead."""
 STATE_FILE = "learner.json"
 EXPORT_GROUP_BYTES = 1 << 30
 
@@ -242,13 +244,15 @@ class LearnerGroup:
         environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
         environment |= thread_environment(learner.threads)
         actor: Any = ray.remote(LearnerRank)
+        # Ranks work in directories of their own.
+        config = self.config.model_copy(update={"run_dir": self.config.run_dir.absolute()})
         self._ranks = [
             actor.options(
                 num_cpus=learner.cpus,
                 num_gpus=learner.gpus,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, i),
                 runtime_env={"env_vars": environment},
-            ).remote(self.config, self.model_path)
+            ).remote(config, self.model_path)
             for i in range(learner.ranks)
         ]
 
@@ -268,6 +272,8 @@ class LearnerGroup:
         try:
             with _explained(what):
                 return await asyncio.wait_for(asyncio.gather(*futures), deadline)
+        except (UserError, LearnerError):
+            raise
         except TimeoutError as e:
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]
@@ -275,10 +281,22 @@ class LearnerGroup:
                 f"learner: {what} took longer than learner.step_deadline_s ({deadline:.0f} s);"
                 f" ranks {silent} have not answered"
             ) from e
+        except Exception as e:
+            # What the others say when one dies under them comes before the news of its death.
+            done, _ = await asyncio.wait(futures, timeout=NEWS_S)
+            lost = [i for i, future in enumerate(futures) if future in done and _is_loss(future)]
+            if not lost:
+                raise
+            raise LearnerError(f"learner: {what}: ranks {lost} are lost: {e}") from e
 
     def _shape(self) -> dict[str, Any]:
         learner = self.config.learner
         return {"ranks": learner.ranks, "zero_stage": learner.zero_stage, "dtype": learner.dtype}
+
+
+def _is_loss(future: asyncio.Future[Any]) -> bool:
+    error = None if future.cancelled() else future.exception()
+    return isinstance(error, RayError) and not isinstance(error, RayTaskError)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from actors.chat import ChatEncoder, Message, Plain, load_tokenizer
 from actors.engine import Engine, check_model
-from actors.member import FleetMember
+from actors.member import FleetMember, Post
 from actors.records import TokenIds
 from configs.errors import UserError
 from configs.rewards import PreferencePart
@@ -112,13 +112,11 @@ class PreferenceModel:
 class PreferenceActor(FleetMember):
     """A preference model as a Ray actor; `ray.remote(PreferenceActor)` makes it one."""
 
-    def __init__(
-        self, part: PreferencePart, *, name: str, metrics_host: str, chat_date: datetime.date
-    ) -> None:
+    def __init__(self, part: PreferencePart, *, post: Post, chat_date: datetime.date) -> None:
         """Start the model's engine; see `PreferenceModel`."""
-        super().__init__(name, metrics_host)
         self._seconds = SECONDS.labels(part.name)
         self._model = PreferenceModel(part, chat_date)
+        super().__init__(post)
 
     async def score(
         self, query_text: str, answer_texts: list[str], reference: str | None

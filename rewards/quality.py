@@ -13,7 +13,7 @@ from typing import Protocol
 
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.engine import Engine
-from actors.member import FleetMember
+from actors.member import FleetMember, Post
 from actors.records import Completion, GenerationRequest, Sampling, TokenIds, Verdict
 from configs.errors import UserError
 from configs.rewards import QualityConfig
@@ -95,8 +95,7 @@ class QualityActor(FleetMember):
         model_path: str,
         config: QualityConfig,
         *,
-        name: str,
-        metrics_host: str,
+        post: Post,
         chat_date: datetime.date,
         revision: str | None = None,
         trust_remote_code: bool = False,
@@ -106,13 +105,11 @@ class QualityActor(FleetMember):
         Args:
             model_path: Folder or hub id of the reference, the model that training started from.
             config: The section `rewards.quality`.
-            name: The member's name in its fleet.
-            metrics_host: Where this process's metrics are served.
+            post: Who it is, and where its metrics and its log go.
             chat_date: The date that chat templates show.
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
         """
-        super().__init__(name, metrics_host)
         encoder = ChatEncoder(load_tokenizer(model_path, revision, trust_remote_code), chat_date)
         self._engine = Engine(
             model_path,
@@ -122,6 +119,7 @@ class QualityActor(FleetMember):
             trust_remote_code=trust_remote_code,
         )
         self._judge = QualityJudge(self._engine, encoder, config)
+        super().__init__(post)
 
     async def score(
         self, query_text: str, answer_texts: list[str], seeds: list[int]

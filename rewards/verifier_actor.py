@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from actors.member import FleetMember
+from actors.member import FleetMember, Post
 from configs.rewards import VerifierPart
 from rewards.killable import KillableVerifier
 from rewards.member import ANSWERS, SECONDS
@@ -17,13 +17,13 @@ from rewards.member import ANSWERS, SECONDS
 class VerifierActor(FleetMember):
     """A verifier in its own killable process; `ray.remote(VerifierActor)` makes it an actor."""
 
-    def __init__(self, part: VerifierPart, *, name: str, metrics_host: str) -> None:
+    def __init__(self, part: VerifierPart, *, post: Post) -> None:
         """Start the verifier's process.
 
         Raises:
             UserError: The function cannot be imported.
         """
-        super().__init__(name, metrics_host)
+        super().__init__(post)
         self._part = part
         # One thread for all: calls queue up here, and the process lives as long as its thread.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=part.name)

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.classifier_actor import ClassifierActor
+from actors.member import Post
 from configs.safety import SafetyConfig
 from tests.actors.classifiers import LABELS, TEXTS, save_words
 
@@ -21,7 +22,7 @@ def spawn(model: Path, **settings: Any) -> Any:
     safety = {"model": str(model), "labels": ["weapons", "drugs"], "max_tokens": 32} | settings
     actor = ray.remote(ClassifierActor).options(num_cpus=0)
     section = SafetyConfig.model_validate(safety)
-    return actor.remote(section, name="safety-0", metrics_host="127.0.0.1")
+    return actor.remote(section, post=Post("safety-0", "127.0.0.1"))
 
 
 @pytest.fixture(scope="module")

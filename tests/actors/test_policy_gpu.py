@@ -13,6 +13,7 @@ import torch
 from torch.multiprocessing.reductions import reduce_tensor
 from transformers import LlamaForCausalLM
 
+from actors.member import Post
 from actors.records import Sampling
 from actors.rollout import RolloutActor
 from configs.fleets import RolloutConfig
@@ -34,8 +35,7 @@ def colocated(ray_session: None, tiny_model: Callable[[bool], Path]) -> Iterator
     handle = actor.remote(
         str(tiny_model(True)),
         CONFIG,
-        name="rollout-0",
-        metrics_host="127.0.0.1",
+        post=Post("rollout-0", "127.0.0.1"),
         transfer_backend="ipc",
         colocated=True,
     )

@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import RayActorError
 from transformers import LlamaForCausalLM
 
+from actors.member import Post
 from actors.packing import checksum, pack
 from actors.rollout import RolloutActor
 from configs.errors import UserError
@@ -35,8 +36,7 @@ def spawn(model_path: str) -> Any:
     return actor.remote(
         model_path,
         TINY_ENGINE,
-        name="rollout-0",
-        metrics_host="127.0.0.1",
+        post=Post("rollout-0", "127.0.0.1"),
         transfer_backend="object_store",
     )
 

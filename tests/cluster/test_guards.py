@@ -56,9 +56,9 @@ def test_a_rollback_may_go_back_to_before_any_row_that_is_open():
         )
         return Guards([guard], [line(i, value) for i, value in enumerate(values)])
 
-    assert guards_of("stop", [0, 2, 2]).rollback_began(3) is None
-    assert guards_of("rollback", [0, 2, 2]).rollback_began(3) == 1
-    assert guards_of("rollback", [2, 2, 0]).rollback_began(3) == 3
+    assert guards_of("stop", [0, 2, 2]).rollback_began(3) == []
+    assert guards_of("rollback", [0, 2, 2]).rollback_began(3) == [1, 3]
+    assert guards_of("rollback", [2, 2, 0]).rollback_began(3) == [3]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import ray
 import torch
 
 from benchmarks.bench import Kept
-from cluster.run import connect
+from cluster.connection import connect
 from cluster.wiring import Wired, wire
 from configs.load import load
 from configs.schema import RunConfig

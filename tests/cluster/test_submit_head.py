@@ -81,7 +81,7 @@ def test_a_driver_connects_with_the_heads_token_and_its_workers_have_the_project
     job = submit(
         """
         import os, ray
-        from cluster.run import connect
+        from cluster.connection import connect
 
         @ray.remote
         def there():

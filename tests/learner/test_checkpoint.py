@@ -48,12 +48,18 @@ def test_the_best_one_is_kept_beside_the_newest(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["3", "4"]
 
 
-def test_the_one_that_a_rollback_would_reach_back_to_is_kept(tmp_path):
-    store = CheckpointStore(tmp_path, keep=1)
-    for iteration, reach in ((2, 0), (4, 2), (6, 3), (8, 3)):
-        with store.writing(iteration, reach) as draft:
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("began", [6, 9])
+def test_the_one_that_a_rollback_goes_back_to_is_kept(tmp_path, staleness, every, keep, began):
+    store = CheckpointStore(tmp_path, keep)
+    for iteration in range(every, 20, every):
+        rows = {iteration} | ({began} if began < iteration else set())
+        with store.writing(iteration, [max(row - 1 - staleness, 0) for row in rows]) as draft:
             draft.state = {}
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["2", "8"]
+    good = (began - 1 - staleness) // every * every
+    assert store.roll_back(began - 1 - staleness) == (tmp_path / str(good) if good else None)
 
 
 def test_roll_back_makes_an_older_one_the_latest(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -161,6 +163,26 @@ def test_two_ranks_equal_plain_pytorch(ray_session, tiny_model, monkeypatch, sta
         assert relative(flat(ours), flat(changes)) < RTOL
         for name, change in changes.items():
             assert relative(ours[name], change) < RTOL_SMALL, name
+    finally:
+        learner.stop()
+
+
+def test_a_rank_that_dies_is_the_loss_of_the_learner_whatever_the_others_say(
+    ray_session, tiny_model
+):
+    config = run_config(tiny_model(True), **LSP, learner={"ranks": 2}, queries=4)
+    learner = started(config, tiny_model(True))
+
+    async def lose_one() -> None:
+        pids = [rank["pid"] for rank in await learner.describe()]
+        step = asyncio.ensure_future(learner.step(lsp_groups(), 0))
+        await asyncio.sleep(0.05)
+        os.kill(pids[1], signal.SIGKILL)
+        with pytest.raises(LearnerError, match=r"step 0: (a rank is lost|ranks \[1\] are lost)"):
+            await step
+
+    try:
+        asyncio.run(lose_one())
     finally:
         learner.stop()
 

@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from actors.engine import EngineDiedError
+from actors.member import Post
 from actors.rollout import RolloutActor
 from configs.fleets import RolloutConfig
 from configs.learner import PublishConfig
@@ -253,7 +254,7 @@ def test_a_real_engine_follows_a_real_learner(ray_session, tiny_model, tied):
     member = (
         ray.remote(RolloutActor)
         .options(num_cpus=0)
-        .remote(path, settings, name="a", metrics_host="127.0.0.1", transfer_backend="object_store")
+        .remote(path, settings, post=Post("a", "127.0.0.1"), transfer_backend="object_store")
     )
 
     async def play():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.chat import ChatEncoder
+from actors.member import Post
 from actors.records import Completion
 from configs.base import SamplingConfig
 from configs.errors import UserError
@@ -172,11 +173,12 @@ def members(ray_session, tiny_model, reward_model, tmp_path_factory):
     part = PreferencePart(
         name="taste", model=str(reward_model), fleet=EngineConfig(context=256, **engine)
     )
-    common = {"metrics_host": "127.0.0.1", "chat_date": DATE}
     judge = ray.remote(QualityActor).remote(
-        str(tiny_model(True)), quality, name="judge-0", **common
+        str(tiny_model(True)), quality, post=Post("judge-0", "127.0.0.1"), chat_date=DATE
     )
-    taste = ray.remote(PreferenceActor).remote(part, name="reward_taste-0", **common)
+    taste = ray.remote(PreferenceActor).remote(
+        part, post=Post("reward_taste-0", "127.0.0.1"), chat_date=DATE
+    )
     yield {"judge": judge, "taste": taste}
     for actor in (judge, taste):
         ray.get(actor.stop.remote(), timeout=30)

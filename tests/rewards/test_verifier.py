@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.function_process import find_function
+from actors.member import Post
 from configs.errors import UserError
 from configs.rewards import REFERENCE_VERIFIERS, VerifierPart
 from rewards.killable import KillableVerifier, score_apart
@@ -234,7 +235,7 @@ def test_actor_scores_counts_and_stops(actor_class):
     import ray
     import requests
 
-    actor = actor_class.remote(PART, name="reward_obeys-0", metrics_host="127.0.0.1")
+    actor = actor_class.remote(PART, post=Post("reward_obeys-0", "127.0.0.1"))
     both = [
         actor.score.remote("", ["fine", "hang", "pid"], None),
         actor.score.remote("", ["raise", "true"], None),
@@ -260,7 +261,7 @@ def test_verifier_dies_with_its_actor(actor_class):
     import ray
 
     part = PART.model_copy(update={"answer_deadline_s": 60.0})
-    actor = actor_class.remote(part, name="reward_obeys-0", metrics_host="127.0.0.1")
+    actor = actor_class.remote(part, post=Post("reward_obeys-0", "127.0.0.1"))
     own = ray.get(actor.describe.remote(), timeout=60)["pid"]
     pid = int(ray.get(actor.score.remote("", ["pid"], None))[0])
     hung = actor.score.remote("", ["hang in C"], None)
@@ -273,6 +274,6 @@ def test_actor_of_an_absent_function_says_so(actor_class):
     import ray
 
     part = PART.model_copy(update={"function": "tests.rewards.verifiers:nothing"})
-    actor = actor_class.remote(part, name="reward_obeys-0", metrics_host="127.0.0.1")
+    actor = actor_class.remote(part, post=Post("reward_obeys-0", "127.0.0.1"))
     with pytest.raises(ray.exceptions.RayActorError, match=r"UserError: rewards\.parts\.obeys"):
         ray.get(actor.describe.remote(), timeout=60)
