@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from actors.member import EngineDiedError
 from actors.records import Completion, GenerationRequest, LogProbs, Sampling, TokenIds
 from actors.vllm_start import (
     check_model,
@@ -73,10 +74,6 @@ class _Job:
     future: Future[Any]
     fatal: bool = field(kw_only=True)
     """Whether the engine is unusable where `work` fails."""
-
-
-class EngineDiedError(RuntimeError):
-    """The engine has failed and serves nothing any more; its process is to be replaced."""
 
 
 class Engine:

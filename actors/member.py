@@ -28,6 +28,10 @@ class Post:
             keep_log(self.run_dir, self.name)
 
 
+class EngineDiedError(RuntimeError):
+    """The engine has failed and serves nothing any more; its process is to be replaced."""
+
+
 class FleetMember:
     """A member of a fleet; its process serves its own metrics and keeps its own log."""
 

@@ -19,7 +19,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from actors.engine import EngineDiedError
+from actors.member import EngineDiedError
 
 log = logging.getLogger(__name__)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cluster.fleet import Fleet
-from cluster.game import Game
-from cluster.record import IterationRecord
+if TYPE_CHECKING:
+    from cluster.fleet import Fleet
+    from cluster.game import Game
+    from cluster.record import IterationRecord
 
 Status = dict[str, Any]
 

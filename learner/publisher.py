@@ -26,7 +26,7 @@ import ray
 from prometheus_client import Counter, Histogram
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.engine import EngineDiedError
+from actors.member import EngineDiedError
 from actors.records import TokenIds
 from configs.base import Dtype
 from configs.learner import PublishConfig

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-from actors.engine import NO_SEED, Engine, EngineDiedError
+from actors.engine import NO_SEED, Engine
+from actors.member import EngineDiedError
 from actors.policy import PolicyEngine
 from actors.records import Completion, Sampling
 from configs.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from actors.engine import EngineDiedError
+from actors.member import EngineDiedError
 from actors.packing import checksum, pack
 from actors.policy import PolicyEngine
 from actors.records import Completion, Sampling

@@ -11,12 +11,11 @@ from collections import Counter
 import pytest
 import ray
 
-from actors.engine import EngineDiedError
+from actors.member import EngineDiedError
 from cluster.faults import RunError
 from cluster.fleet import Fleet
 from configs.errors import UserError
 from configs.fleets import FleetConfig
-from learner.group import LearnerError
 from tests.cluster.local_actors import until, use_fleet
 
 pytestmark = pytest.mark.usefixtures("ray_session")
@@ -319,7 +318,7 @@ def test_members_that_die_while_they_catch_up_are_restarted_again():
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("version 3 here and 4 there"), LearnerError("learner: a rank is lost")],
+    [ValueError("version 3 here and 4 there"), RuntimeError("learner: a rank is lost")],
     ids=["stale", "learner"],
 )
 def test_an_error_in_a_restarts_catch_up_ends_the_calls_with_its_cause(error):

@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 
 DOCUMENT = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 DEADLINE_S = 150.0
-ITERATIONS = 400
+ITERATIONS = 300
 WITHOUT = ("judge", "quality", "safety", "preference", "heldout")
 """What this run has not, so that panels that ask for nothing else are empty."""
 

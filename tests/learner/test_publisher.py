@@ -12,8 +12,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from actors.engine import EngineDiedError
-from actors.member import Post
+from actors.member import EngineDiedError, Post
 from actors.rollout import RolloutActor
 from configs.fleets import RolloutConfig
 from configs.learner import PublishConfig
