@@ -7,6 +7,7 @@ and a lost learner end a life and begin the next; everything else ends the run.
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 import signal
@@ -72,6 +73,9 @@ class Lives:
                 # The second time, or before there is a game to save: at once.
                 main.cancel()
 
+        # The libraries' objects stay to the end: looking through them again and again for garbage
+        # took a fifth of the driver's time (benchmarks/driver_cost.py).
+        gc.freeze()
         with answering(ask):
             while await self._goes_on():
                 self._started, self._seconds = time.perf_counter(), {"base_model": 0.0}

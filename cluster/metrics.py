@@ -1,4 +1,4 @@
-"""The driver's metrics: Prometheus, RUN/metrics.jsonl, TensorBoard, and who there is to scrape.
+"""The driver's metrics: Prometheus, RUN/metrics.jsonl, trackers, and who there is to scrape.
 
 All are fed from one `IterationRecord` per iteration. Names are listed in docs/metrics.md.
 """
@@ -9,7 +9,7 @@ import json
 import os
 import threading
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +19,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cluster.fleet import Fleet
 from cluster.record import IterationRecord
+from cluster.trackers import Tracker
 from configs.errors import UserError, naming
 from evaluation.run_files import read_history
 
@@ -124,13 +125,13 @@ def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
 
 
 class History:
-    """RUN/metrics.jsonl and RUN/tensorboard, from `iteration` on.
+    """RUN/metrics.jsonl, RUN/tensorboard and what else tracks the run, from `iteration` on.
 
     Whatever an earlier life of the run wrote of later iterations is taken out, since they are
     played again; so is a line that a crash cut short.
     """
 
-    def __init__(self, run_dir: Path, iteration: int) -> None:
+    def __init__(self, run_dir: Path, iteration: int, trackers: Sequence[Tracker] = ()) -> None:
         # torch takes seconds to import, which only a run should pay.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
@@ -141,6 +142,7 @@ class History:
             unfinished.write_text("".join(f"{json.dumps(row)}\n" for row in kept), "utf-8")
             unfinished.replace(self.path)
         self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration)
+        self._trackers = trackers
 
     def write(self, record: IterationRecord) -> None:
         """Add one iteration."""
@@ -148,8 +150,11 @@ class History:
             file.write(f"{json.dumps(record.as_dict(), allow_nan=False)}\n")
             file.flush()
             os.fsync(file.fileno())
-        for name, value in scalars(record):
+        figures = dict(scalars(record))
+        for name, value in figures.items():
             self._board.add_scalar(name, value, record.iteration)
+        for tracker in self._trackers:
+            tracker.write(record.iteration, figures)
 
     def close(self) -> None:
         """Write out what TensorBoard holds back."""

@@ -27,6 +27,7 @@ from cluster.record import IterationRecord
 from cluster.rollback import RollBackError, rollbacks_of
 from cluster.rundir import CHECKPOINTS, EXPORT
 from cluster.status import Status, status_of
+from cluster.trackers import open_trackers
 from cluster.wiring import Wired
 from configs.errors import UserError
 from configs.provenance import versions
@@ -158,6 +159,8 @@ class Playing:
         iteration, pending, folder = self._last_checkpoint()
         for undone in self.ledger.undo_from(iteration):
             log.warning("iteration %d is played again; its rows are in games/undone", undone)
+        trackers = open_trackers(self.config)
+        self._closing.extend(trackers)
         print(_greeting(self.config, iteration))
         await self.wired.start()
         if folder is not None:
@@ -165,7 +168,7 @@ class Playing:
         async with self.wired.policy.weights_move():
             await self.wired.policy.publish(iteration)
         await self._serve_metrics()
-        self.history = History(self.run_dir, iteration)
+        self.history = History(self.run_dir, iteration, trackers)
         self._closing.append(self.history)
         self.guards = Guards(self.config.guards, read_history(self.run_dir))
         fleets, staleness = self.wired.fleets, self.config.staleness

@@ -20,6 +20,7 @@ from configs.heldout import DevelopmentConfig, HeldoutConfig
 from configs.learner import CheckpointConfig, FaultConfig, LearnerConfig, PublishConfig
 from configs.rewards import PreferencePart, RewardsConfig, VerifierPart
 from configs.safety import SafetyConfig
+from configs.trackers import MlflowConfig, WandbConfig
 
 
 class ModelConfig(Config):
@@ -159,12 +160,16 @@ class GateConfig(Config):
 
 
 class MetricsConfig(Config):
-    """Where Prometheus finds the run."""
+    """Where the figures of a run go, beside its directory."""
 
     host: str = "127.0.0.1"
     """Address that every metrics endpoint listens on."""
     discovery_port: int = Field(default=0, ge=0, le=65535)
     """Port of the driver's HTTP service discovery; 0: a free one, printed at the start."""
+    wandb: WandbConfig | None = None
+    """Weights & Biases; null: nothing is sent there."""
+    mlflow: MlflowConfig | None = None
+    """MLflow; null: nothing is sent there."""
 
 
 class RunConfig(Config):
@@ -215,7 +220,7 @@ class RunConfig(Config):
     guards: list[GuardConfig] = Field(default=[])
     """Limits, and what happens beyond them."""
     metrics: MetricsConfig = MetricsConfig()
-    """Where Prometheus finds the run."""
+    """Where the figures go, beside the run's directory."""
     colocate: bool = False
     """Learner and rollout engines share their GPUs; engines sleep while it learns."""
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ class Row:
     coefficient: float = 1.0
     advantage: float = 0.0
 
-    @property
+    @cached_property
     def length(self) -> int:
         """Tokens of prompt and completion."""
         return len(self.completion.prompt_token_ids) + len(self.completion.token_ids)
