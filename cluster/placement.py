@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,8 @@ from configs.errors import UserError
 from configs.fleets import EngineConfig, FleetConfig, Label
 from configs.schema import RunConfig
 
+OBJECT_STORE_SHARE = 0.3
+"""Of a node's memory, which `ray start` gives to the object store by default."""
 ROUNDING = 1e-6
 """Shares of a GPU are decimal fractions: three times 0.1 and 0.7 fill it."""
 
@@ -37,8 +40,17 @@ class NodeConfig(Config):
     """CPUs of each, as Ray counts them."""
     memory_gib: float = Field(gt=0)
     """GiB of main memory of each."""
+    reservable_gib: float | None = Field(default=None, ge=0)
+    """GiB of it that Ray gives to actors which ask for memory; null: what is left beside its object
+    store, 0.7 of `memory_gib`."""
     labels: dict[Label, Label] = Field(default_factory=dict)
     """Labels of each, as `ray start --labels` gives them."""
+
+    @property
+    def for_actors_gib(self) -> float:
+        """GiB that actors can reserve."""
+        left = self.memory_gib * (1 - OBJECT_STORE_SHARE)
+        return left if self.reservable_gib is None else self.reservable_gib
 
 
 class ClusterConfig(Config):
@@ -135,16 +147,17 @@ def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
     Raises UserError where the nodes have too few GPUs or CPUs in all, or none has room for one.
     """
     _check_totals(wanted, nodes)
-    rooms = [_Room(node, node.cpus, node.memory_gib, [1.0] * node.gpus) for node in nodes]
+    rooms = [_Room(node, node.cpus, node.for_actors_gib, [1.0] * node.gpus) for node in nodes]
     # The hardest to seat first: those with a kind of node of their own, learner ranks, then by
-    # GPUs, then by CPUs.
-    order = sorted(
-        wanted, key=lambda d: (not d.labels, d.fleet != "learner", -d.total_gpus, -d.cpus)
-    )
-    # What asks for no label goes where fewest labels are, and leaves the others' nodes to them.
-    rooms.sort(key=lambda room: len(room.node.labels))
+    # GPUs, memory and CPUs.
+    order = sorted(wanted, key=_hardness)
     seats = {demand.name: _seat(demand, rooms) for demand in order}
     return [seats[demand.name] for demand in wanted]
+
+
+def _hardness(demand: Demand) -> tuple[Any, ...]:
+    sizes = (-demand.total_gpus, -demand.memory_gib, -demand.cpus)
+    return (not demand.labels, demand.fleet != "learner", *sizes)
 
 
 def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None:
@@ -164,27 +177,47 @@ def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None
 
 
 def _seat(demand: Demand, rooms: Sequence[_Room]) -> Seat:
-    for room in rooms:
-        if not demand.labels.items() <= room.node.labels.items():
-            continue
-        if room.cpus + ROUNDING < demand.cpus or room.memory_gib + ROUNDING < demand.memory_gib:
-            continue
-        devices = _devices(demand, room)
-        if devices is None:
-            continue
-        room.cpus -= demand.cpus
-        room.memory_gib -= demand.memory_gib
-        for device in devices:
-            room.gpus[device] -= demand.gpus
-        if demand.fleet == "learner":
-            room.learners |= set(devices)
-        return Seat(demand, room.node.name, devices)
+    fitting = [
+        (room, devices)
+        for room in rooms
+        if _fits(demand, room) and (devices := _devices(demand, room)) is not None
+    ]
+    if not fitting:
+        raise UserError(_unseated(demand))
+    room, devices = min(fitting, key=lambda pair: _roominess(demand, pair[0]))
+    room.cpus -= demand.cpus
+    room.memory_gib -= demand.memory_gib
+    for device in devices:
+        room.gpus[device] -= demand.gpus
+    if demand.fleet == "learner":
+        room.learners |= set(devices)
+    return Seat(demand, room.node.name, devices)
+
+
+def _fits(demand: Demand, room: _Room) -> bool:
+    return (
+        demand.labels.items() <= room.node.labels.items()
+        and demand.cpus <= room.cpus + ROUNDING
+        and demand.memory_gib <= room.memory_gib + ROUNDING
+    )
+
+
+def _roominess(demand: Demand, room: _Room) -> tuple[float, ...]:
+    """How much would be wasted on this demand: labels that others ask for, then what is left.
+
+    Learner ranks take the nodes in their order, so that they stay together.
+    """
+    left = (sum(room.gpus), room.memory_gib, room.cpus) if demand.fleet != "learner" else ()
+    return (len(room.node.labels), *left)
+
+
+def _unseated(demand: Demand) -> str:
     asked = [f"{demand.devices} × {demand.gpus:g} GPU"] * (demand.gpus > 0)
     asked += [f"{demand.cpus:g} CPUs"]
     asked += [f"{demand.memory_gib:g} GiB of memory"] * (demand.memory_gib > 0)
     labels = ", ".join(f"{key}={value}" for key, value in demand.labels.items())
     kind = f" labelled {labels}" if labels else ""
-    raise UserError(
+    return (
         f"{demand.name} needs {' and '.join(asked)} on one node{kind}, and no node{kind} has that"
         " left beside the other actors"
     )

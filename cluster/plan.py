@@ -323,6 +323,7 @@ def _live_nodes() -> list[NodeConfig]:
                 "name": f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}",
                 "cpus": node["Resources"].get("CPU", 0.0),
                 "gpus": int(node["Resources"].get("GPU", 0)),
+                "reservable_gib": node["Resources"].get("memory", 0.0) / 2**30,
                 "labels": node["Labels"],
             }
         )

@@ -124,6 +124,28 @@ def test_memory_that_actors_reserve_is_given_out_once():
         place(wanted, nodes[:1])
 
 
+def test_the_object_stores_share_of_the_memory_is_not_given_out():
+    actor = Demand("judge 0", "judge", 0, 0.0, memory_gib=8)
+    node = NodeConfig(name="a", cpus=1, memory_gib=10)
+    with pytest.raises(UserError, match="judge 0 needs 0 CPUs and 8 GiB"):
+        place([actor], [node])
+    assert place([actor], [node.model_copy(update={"reservable_gib": 8.0})])
+
+
+def test_the_hardest_is_seated_first_and_each_where_least_is_left():
+    small = NodeConfig(name="small", cpus=1, memory_gib=8)
+    big = NodeConfig(name="big", cpus=1, memory_gib=16)
+    light, heavy = (Demand(f"judge {gib}", "judge", 0, 0.0, memory_gib=gib) for gib in (5, 11))
+    for wanted in ([light, heavy], [heavy, light]):
+        seats = {seat.demand.name: seat.node for seat in place(wanted, [big, small])}
+        assert seats == {"judge 5": "small", "judge 11": "big"}
+    one, half = (Demand(f"rollout {gpus}", "rollout", 0, gpus) for gpus in (1.0, 0.5))
+    one_gpu = NodeConfig(name="one", gpus=1, gpu_gib=80, cpus=8, memory_gib=100)
+    two_gpus = one_gpu.model_copy(update={"name": "two", "gpus": 2})
+    seats = {seat.demand.name: seat.node for seat in place([half, one], [two_gpus, one_gpu])}
+    assert seats == {"rollout 1.0": "one", "rollout 0.5": "two"}
+
+
 def test_the_labels_and_memory_of_a_configuration_are_asked_for():
     settings = ["rollout.labels={pool: big}", "rollout.memory_gib=3"]
     config = load(CONFIGS / "quickstart.yaml", settings)
@@ -291,6 +313,7 @@ def test_a_running_cluster_is_asked_for_its_nodes(ray_session):
     assert where == "the running Ray cluster"
     assert node.cpus == ray.cluster_resources()["CPU"]
     assert node.memory_gib == pytest.approx(this_machine().memory_gib)
+    assert node.reservable_gib == pytest.approx(ray.cluster_resources()["memory"] / 2**30)
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
