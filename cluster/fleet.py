@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.actor import ActorHandle
 from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
 from cluster.calls import LateError, LostError, all_or_none, ask, within
 from cluster.faults import RunError
-from cluster.heartbeat import listen
+from cluster.heartbeat import listen, unless_silent
 from cluster.member import Event, Member, State
 from cluster.missing import lacking
 from cluster.routing import LeastLoaded
@@ -37,7 +37,7 @@ NEWCOMER_STARTS = 3
 """How often an actor that a resize brought in may fail to start before it is given up."""
 
 Spawn = Callable[[str], ActorHandle]
-CatchUp = Callable[[str, ActorHandle], Awaitable[None]]
+CatchUp = Callable[[str, ActorHandle], Coroutine[Any, Any, None]]
 Kill = Callable[[ActorHandle], None]
 
 
@@ -256,7 +256,10 @@ class Fleet:
         seat.member = seat.member.after(Event.READY)
         async with self.weights:
             if self._catch_up is not None and seat.stays:
-                await within(self.config.deadline_s, self._catch_up(name, seat.handle))
+                # All others wait for their next weights meanwhile: a hung newcomer may not last.
+                work = self._catch_up(name, seat.handle)
+                watched = unless_silent(seat.handle, self.config.silence_s, work)
+                await within(self.config.deadline_s, watched)
                 seat.version = seat.version if self._version is None else self._version
             if seat.stays:
                 seat.member = seat.member.after(Event.CURRENT)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from ray.actor import ActorHandle
 
 from cluster.calls import LateError, LostError, ask
 from cluster.seat import AT_WORK, Seat
@@ -21,7 +24,7 @@ async def listen(seat: Seat, silence_s: float, lose: Callable[[str], None]) -> N
     member = seat.member
     while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
         try:
-            await _asked_twice(seat, silence_s)
+            await _asked_twice(seat.handle, silence_s)
         except LostError as lost:
             lose(f"heartbeat: {lost}")
         except Exception:
@@ -29,9 +32,24 @@ async def listen(seat: Seat, silence_s: float, lose: Callable[[str], None]) -> N
         await asyncio.sleep(silence_s / QUESTIONS)
 
 
-async def _asked_twice(seat: Seat, silence_s: float) -> None:
+async def unless_silent(
+    handle: ActorHandle | None, silence_s: float, work: Coroutine[Any, Any, None]
+) -> None:
+    """Do `work` with an actor; LostError where the actor is found dead or silent meanwhile."""
+    working = asyncio.ensure_future(work)
+    try:
+        while not working.done():
+            await _asked_twice(handle, silence_s)
+            await asyncio.wait({working}, timeout=silence_s / QUESTIONS)
+        await working
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+async def _asked_twice(handle: ActorHandle | None, silence_s: float) -> None:
     """Ask whether it answers; again if not, since it may be this loop that stood still."""
     try:
-        await ask(seat.handle, silence_s, "describe")
+        await ask(handle, silence_s, "describe")
     except LateError:
-        await ask(seat.handle, silence_s / QUESTIONS, "describe")
+        await ask(handle, silence_s / QUESTIONS, "describe")

@@ -52,8 +52,8 @@ class Worker:
             await asyncio.sleep(600)
         return self.name
 
-    async def die(self) -> None:
-        os._exit(1)
+    async def suffer(self, blow: int = signal.SIGKILL) -> None:
+        os.kill(os.getpid(), blow)
 
     async def refuse(self, kind: str) -> None:
         raise {"user": UserError("no such key"), "timeout": TimeoutError("the inner one")}[kind]
@@ -175,9 +175,9 @@ def test_the_methods_own_error_comes_as_it_was_raised_and_is_not_tried_again(kin
 def test_used_up_restarts_name_the_fleet_and_the_first_cause():
     async def use(fleet: Fleet) -> None:
         with pytest.raises(
-            RunError, match=r"fleet rollout has used up its 1 restarts.*: (die|heartbeat): "
+            RunError, match=r"fleet rollout has used up its 1 restarts.*: (suffer|heartbeat): "
         ):
-            await fleet.call("die")
+            await fleet.call("suffer")
         with pytest.raises(RunError, match="used up"):
             await fleet.call("work", 0)
 
@@ -297,14 +297,15 @@ def test_a_member_that_comes_up_during_a_publish_catches_up_to_the_new_version()
     use_fleet(make_fleet(catch_up=publisher.catch_up), use)
 
 
-def test_members_that_die_while_they_catch_up_are_restarted_again():
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP])
+def test_members_that_die_or_hang_while_they_catch_up_are_restarted_again(blow):
     deadly = False
 
     async def catch_up(name: str, member) -> None:
         nonlocal deadly
         if deadly:
             deadly = False
-            await member.die.remote()
+            await member.suffer.remote(blow)
 
     async def use(fleet: Fleet) -> None:
         nonlocal deadly
@@ -313,7 +314,7 @@ def test_members_that_die_while_they_catch_up_are_restarted_again():
         await until(lambda: len(fleet.serving()) == 1)
         assert fleet.restarts == 2
 
-    use_fleet(make_fleet(replicas=1, catch_up=catch_up, restarts=3), use)
+    use_fleet(make_fleet(replicas=1, catch_up=catch_up, restarts=3, silence_s=2), use)
 
 
 @pytest.mark.parametrize(
