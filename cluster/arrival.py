@@ -1,14 +1,14 @@
 """From the request for an actor to its first answer: the wait for a place, and the start there.
 
-The start has a deadline. The wait for a place has one only where nothing else can go on: while
-the fleet starts, or when none of it serves.
+The start has a deadline. The wait for a place has one only where nothing else can go on: when
+none of the fleet serves.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -38,6 +38,32 @@ class Arrivals:
         """What those lack that have waited too long for a place, as a sentence by name."""
         self._config = config
         self._lacking = lacking
+        self._news = asyncio.Event()
+        """Set when one more has no place."""
+
+    async def settled(
+        self, joining: Mapping[str, asyncio.Task[None]], may_go_on: Callable[[], bool]
+    ) -> set[str]:
+        """Wait until all have joined but those that have no place, where `may_go_on()` without
+        them; return who is left. Where one fails the others are cancelled, and its error raised."""
+        try:
+            while left := {name for name, task in joining.items() if not task.done()}:
+                for name in joining.keys() - left:
+                    joining[name].result()
+                if left <= self.unplaced.keys() and may_go_on():
+                    return left
+                self._news.clear()
+                news = asyncio.ensure_future(self._news.wait())
+                waited = {news, *(joining[name] for name in left)}
+                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+            for task in joining.values():
+                task.result()
+        except BaseException:
+            for task in joining.values():
+                task.cancel()
+            raise
+        return set()
 
     async def arrival(
         self, name: str, actor: ActorHandle, may_wait: Callable[[], bool]
@@ -73,6 +99,7 @@ class Arrivals:
         self.unplaced[name] = f"{name} has no place: {lacks}"
         if not waited:
             log.warning("%s", self.unplaced[name])
+            self._news.set()
         return True
 
     async def _lacks(self, name: str, actor: ActorHandle) -> str | None:

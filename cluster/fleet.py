@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
-from cluster.calls import LateError, LostError, all_or_none, ask, within
+from cluster.calls import LateError, LostError, ask, within
 from cluster.faults import RunError
 from cluster.heartbeat import listen, unless_silent
 from cluster.member import Event, Member, State
@@ -32,7 +32,6 @@ from configs.fleets import FleetConfig
 
 log = logging.getLogger(__name__)
 
-STOP_DEADLINE_S = 5.0
 NEWCOMER_STARTS = 3
 """How often an actor that a resize brought in may fail to start before it is given up."""
 
@@ -86,7 +85,8 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start every member at once, or one by one where they share a GPU; return when all serve.
+        """Start every member at once, or one by one where they share a GPU; return when all serve
+        that have a place, one at least. The others join when they have one.
 
         vLLM takes whatever else grows on its GPU while it starts for memory of its own. Raises
         UserError where a member cannot be made or does not answer in time.
@@ -96,10 +96,10 @@ class Fleet:
         at_once = 1 if self.shares_gpus else len(seats)
         try:
             for i in range(0, len(seats), at_once):
-                await all_or_none([self._join(seat) for seat in seats[i : i + at_once]])
+                await self._join_first(seats[i : i + at_once])
         except LostError as lost:
             raise start_error(self.name, self.config, lost) from lost.__cause__
-        log.info("%s: %d actors serve", self.name, len(seats))
+        log.info("%s: %d of %d actors serve", self.name, len(self._routes), len(seats))
         self._started = True
         self._settle()
 
@@ -202,8 +202,7 @@ class Fleet:
     async def _least_loaded(self, method: str) -> Seat:
         while True:
             self._check()
-            seat = self._routes.take()
-            if seat is not None:
+            if (seat := self._routes.take()) is not None:
                 return seat
             log.info("%s: %s waits until a member serves", self.name, method)
             self.waiting += 1
@@ -228,14 +227,22 @@ class Fleet:
 
     # --- joining ---
 
-    def _begin(self, seat: Seat) -> None:
-        seat.joining = self._in_background(self._bring_in(seat))
+    async def _join_first(self, seats: Sequence[Seat]) -> None:
+        joins = {seat.member.name: self._in_background(self._join(seat)) for seat in seats}
+        left = await self._arrivals.settled(joins, lambda: len(self._routes) > 0)
+        for seat in seats:
+            if seat.member.name in left:
+                self._begin(seat, joins[seat.member.name])
 
-    async def _bring_in(self, seat: Seat) -> None:
+    def _begin(self, seat: Seat, joining: asyncio.Task[None] | None = None) -> None:
+        seat.joining = self._in_background(self._bring_in(seat, joining))
+
+    async def _bring_in(self, seat: Seat, joining: asyncio.Task[None] | None) -> None:
+        """Have it join, or see to it that it does where that began before."""
         name = seat.member.name
         log.info("%s: waiting until it serves", name)
         try:
-            await self._join(seat)
+            await (joining or self._join(seat))
         except UnplacedError as lacks:
             fault = f"no member of fleet {self.name} serves, and {lacks}: free that or add nodes"
             self._fail(RunError(fault))
@@ -257,9 +264,8 @@ class Fleet:
         async with self.weights:
             if self._catch_up is not None and seat.stays:
                 # All others wait for their next weights meanwhile: a hung newcomer may not last.
-                work = self._catch_up(name, seat.handle)
-                watched = unless_silent(seat.handle, self.config.silence_s, work)
-                await within(self.config.deadline_s, watched)
+                work, silence = self._catch_up(name, seat.handle), self.config.silence_s
+                await within(self.config.deadline_s, unless_silent(seat.handle, silence, work))
                 seat.version = seat.version if self._version is None else self._version
             if seat.stays:
                 seat.member = seat.member.after(Event.CURRENT)
@@ -290,7 +296,7 @@ class Fleet:
             self._drain(seat)
 
     def _drain(self, seat: Seat) -> None:
-        """Give it no more work from now on, and let it leave in the background."""
+        """Let it leave in the background, without more work."""
         log.info("%s leaves with %d calls in its hands", seat.member.name, len(seat.calls))
         self._cut(seat)
         if seat.member.state is State.STARTING and seat.joining is not None:
@@ -316,10 +322,7 @@ class Fleet:
         if seat.stays:
             seat.member = seat.member.after(Event.DRAIN)
         try:
-            if seat.answered:
-                await ask(seat.handle, STOP_DEADLINE_S, "stop")
-        except Exception as error:  # noqa: BLE001 (it is killed all the same)
-            log.warning("%s: stop: %s", seat.member.name, error)
+            await seat.ask_to_stop()
         finally:
             self._end(seat)
         if seat.member.state is State.DRAINING:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray.actor import ActorHandle
 
+from cluster.calls import ask
 from cluster.member import Event, Member, State
 
+log = logging.getLogger(__name__)
+
+STOP_DEADLINE_S = 5.0
 BY_USE = (State.STARTING, State.STALE, State.SERVING)
 """The states of members that stay, those that serve least first."""
-
-
 AT_WORK = (State.SERVING, State.DRAINING)
 """The states of members that may have calls in their hands."""
 
@@ -61,6 +64,14 @@ class Seat:
         """See whether a leaver's last call is done."""
         if not self.stays and not self.calls:
             self.idle.set()
+
+    async def ask_to_stop(self) -> None:
+        """Let its process end in order, where it has started."""
+        try:
+            if self.answered:
+                await ask(self.handle, STOP_DEADLINE_S, "stop")
+        except Exception as error:  # noqa: BLE001 (it is killed all the same)
+            log.warning("%s: stop: %s", self.member.name, error)
 
     def die(self) -> None:
         """Its process is gone, or hung and killed."""

@@ -30,8 +30,9 @@ from actors.roles import (
     solver_prompt,
 )
 from actors.rollout import RolloutActor
+from cluster.calls import all_or_none
 from cluster.dataset import load_rows
-from cluster.fleet import CatchUp, Fleet, all_or_none
+from cluster.fleet import CatchUp, Fleet
 from cluster.game import Game, GameLedger, Pending
 from cluster.players import (
     Challenger,

@@ -51,6 +51,8 @@ class Actor:
 
     async def _describe(self) -> dict:
         await self.world.may_start.wait()
+        if self.name in self.world.may_start_too:
+            await self.world.may_start_too[self.name].wait()
         if self.name in self.world.cannot_start:
             self.die()
         return {"name": self.name, "version": 0}
@@ -88,6 +90,8 @@ class World:
         self.cannot_start: set[str] = set()
         self.may_start = asyncio.Event()
         self.may_start.set()
+        self.may_start_too: dict[str, asyncio.Event] = {}
+        """What else those of a name wait for."""
         self.works: set[asyncio.Future] = set()
         self.version = 0
         self.may_catch_up = asyncio.Event()

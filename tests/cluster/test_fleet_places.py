@@ -76,6 +76,50 @@ def test_a_fleet_that_finds_no_place_at_its_start_says_what_is_missing(caplog):
     assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
 
 
+def test_a_fleet_starts_with_those_that_have_a_place_and_the_others_join_later(caplog):
+    async def run() -> None:
+        world = World()
+        world.lacks = {"rollout-1": "it asks for 1 GPU"}
+        world.may_start_too["rollout-1"] = asyncio.Event()
+        fleet = world.fleet(3, placement_deadline_s=0.02, start_deadline_s=0.2)
+        try:
+            await fleet.start()
+            assert set(fleet.serving()) == {"rollout-0", "rollout-2"}
+            assert set(fleet.unplaced) == {"rollout-1"}
+            await asyncio.sleep(0.5)  # longer than a start may take
+            assert (await fleet.call("work", 1))[1] == 1
+            await world.publish(fleet, 1)
+            world.lacks.clear()
+            world.may_start_too["rollout-1"].set()
+            await until(lambda: len(fleet.serving()) == 3)
+            assert {actor.version for actor in world.actors} == {1}
+        finally:
+            await fleet.stop()
+        assert [actor.name for actor in world.actors].count("rollout-1") == 1
+
+    asyncio.run(run())
+    assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
+
+
+@pytest.mark.parametrize("error", ["dies", "has no place"])
+def test_the_first_fault_of_a_start_ends_it_and_leaves_no_actor(error):
+    async def run() -> None:
+        world = World()
+        world.may_start_too |= {"rollout-1": asyncio.Event(), "rollout-2": asyncio.Event()}
+        if error == "dies":
+            world.cannot_start = {"rollout-0"}
+        else:
+            world.lacks = dict.fromkeys(["rollout-0", "rollout-1"], "it asks for 1 GPU")
+            world.may_start_too["rollout-0"] = asyncio.Event()
+        fleet = world.fleet(3, placement_deadline_s=0.02, start_deadline_s=0.2)
+        with pytest.raises((RunError, UserError), match=r"could not start|did not start within"):
+            await fleet.start()
+        await fleet.stop()
+        assert sorted(world.killed) == ["rollout-0", "rollout-1", "rollout-2"]
+
+    asyncio.run(run())
+
+
 def test_a_call_without_a_member_counts_as_waiting():
     async def use(world: World, fleet: Fleet) -> None:
         world.may_start.clear()
