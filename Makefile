@@ -23,7 +23,7 @@ UV := $(VENV)/bin/python -m uv
 SET ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer simulate chaos figures replicate replicate-kl
+.PHONY: help setup lock quickstart test test-gpu lint format types bench bench-peer simulate chaos figures staleness replicate replicate-kl
 
 help:  ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -81,6 +81,9 @@ chaos: $(READY)  ## A hundred faults on real runs, then their ledgers (about an 
 
 figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (about an hour)
 	$(PYTHON) -m benchmarks.selfplay
+
+staleness: $(READY)  ## Play the quickstart at staleness 0 and 1 (about a quarter of an hour)
+	$(PYTHON) -m benchmarks.staleness
 
 replicate: $(READY)  ## Play the paper's table in miniature, five seeds; goes on where it stopped
 	$(PYTHON) -m benchmarks.replicate
