@@ -84,7 +84,7 @@ def _find(
         steps.append(str(step))
         parent = sections[0] if sections else None
         field = parent.model_fields.get(str(step)) if parent else None
-        kind = _item(kind) if isinstance(step, int) else field.annotation if field else None
+        kind = field.annotation if field else _item(kind)
     return ".".join(steps), parent, field
 
 
@@ -112,5 +112,8 @@ def _tags(section: type[BaseModel]) -> tuple[Any, ...]:
 
 
 def _item(kind: Any) -> Any:
-    arguments = [get_args(t) for t in _alternatives(kind) if get_origin(t) in (list, tuple)]
-    return arguments[0][0] if arguments else None
+    """What a list or a mapping holds."""
+    for each in _alternatives(kind):
+        if get_origin(each) in (list, tuple, dict):
+            return get_args(each)[-1 if get_origin(each) is dict else 0]
+    return None

@@ -62,7 +62,11 @@ def test_a_stage_comes_after_the_one_it_starts_from(tmp_path):
     ("methods", "others", "words"),
     [
         ({"a": [ONE]}, {"sead": [1]}, "unknown key sead; "),
-        ({"a": [{**ONE, "sets": []}]}, {}, "unknown key methods.a.0.sets"),
+        (
+            {"a": [{**ONE, "sets": []}]},
+            {},
+            "unknown key methods.a.0.sets; did you mean methods.a.0.set?",
+        ),
         ({"a": [ONE, ONE]}, {}, "methods.a has two stages named one"),
         ({"a": [ONE], "b": [{**TWO, "name": "one"}]}, {}, "stage one that is not the same in both"),
         ({"a": [{**ONE, "set": ["seed=3"]}]}, {}, "the experiment sets seed of stage one itself"),
