@@ -8,6 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import (
+    ActorUnschedulableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RaySystemError,
+    WorkerCrashedError,
+)
 
 from actors.logs import keep_log
 from actors.telemetry import serve_metrics
@@ -30,6 +39,19 @@ class Post:
 
 class EngineDiedError(RuntimeError):
     """The engine has failed and serves nothing any more; its process is to be replaced."""
+
+
+LOST = (
+    RayActorError,
+    ActorUnschedulableError,
+    NodeDiedError,
+    WorkerCrashedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RaySystemError,
+    EngineDiedError,
+)
+"""What a call raises whose actor is dead, unreachable or of no use."""
 
 
 class FleetMember:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 from collections.abc import Callable, Iterable
@@ -15,8 +16,11 @@ from prometheus_client.exposition import ThreadingWSGIServer
 EVERY_INTERFACE = ("", "0.0.0.0")
 
 
+@functools.cache
 def serve_metrics(host: str) -> str:
     """Serve this process's metrics on a free port of `host`; return the address to scrape.
+
+    Once in a process; the same address is returned from then on.
 
     Where `host` means every interface, the address is that of this Ray node.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -31,39 +31,14 @@ class UnplacedError(LateError):
 
 class Arrivals:
     """The newcomers of a fleet; `lacking(actor, config)` says why an actor has no place, None where
-    it has one."""
+    it has one, and `tell()` is called when one more has none."""
 
-    def __init__(self, config: FleetConfig, lacking: Lacking) -> None:
+    def __init__(self, config: FleetConfig, lacking: Lacking, tell: Callable[[], None]) -> None:
         self.unplaced: dict[str, str] = {}
         """What those lack that have waited too long for a place, as a sentence by name."""
         self._config = config
         self._lacking = lacking
-        self._news = asyncio.Event()
-        """Set when one more has no place."""
-
-    async def settled(
-        self, joining: Mapping[str, asyncio.Task[None]], may_go_on: Callable[[], bool]
-    ) -> set[str]:
-        """Wait until all have joined but those that have no place, where `may_go_on()` without
-        them; return who is left. Where one fails the others are cancelled, and its error raised."""
-        try:
-            while left := {name for name, task in joining.items() if not task.done()}:
-                for name in joining.keys() - left:
-                    joining[name].result()
-                if left <= self.unplaced.keys() and may_go_on():
-                    return left
-                self._news.clear()
-                news = asyncio.ensure_future(self._news.wait())
-                waited = {news, *(joining[name] for name in left)}
-                await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
-            for task in joining.values():
-                task.result()
-        except BaseException:
-            for task in joining.values():
-                task.cancel()
-            raise
-        return set()
+        self._tell = tell
 
     async def arrival(
         self, name: str, actor: ActorHandle, may_wait: Callable[[], bool]
@@ -99,7 +74,7 @@ class Arrivals:
         self.unplaced[name] = f"{name} has no place: {lacks}"
         if not waited:
             log.warning("%s", self.unplaced[name])
-            self._news.set()
+            self._tell()
         return True
 
     async def _lacks(self, name: str, actor: ActorHandle) -> str | None:
@@ -117,7 +92,7 @@ class Arrivals:
             raise LateError("no answer within its deadline")
 
 
-def start_error(name: str, config: FleetConfig, lost: LostError) -> Exception:
+def start_error(name: str, config: FleetConfig, lost: LostError) -> UserError | RunError:
     """The error of a fleet that does not start, as the user should read it."""
     if isinstance(lost, LateError):
         why = f": {lost}; give it that" if isinstance(lost, UnplacedError) else "; see its log"

@@ -8,32 +8,11 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import (
-    ActorUnschedulableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RaySystemError,
-    RayTaskError,
-    WorkerCrashedError,
-)
+from ray.exceptions import RayTaskError
 
-from actors.member import EngineDiedError
+from actors.member import LOST, EngineDiedError
 
 log = logging.getLogger(__name__)
-
-LOST = (
-    RayActorError,
-    ActorUnschedulableError,
-    NodeDiedError,
-    WorkerCrashedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RaySystemError,
-    EngineDiedError,
-)
-"""What a call raises whose actor is dead, unreachable or of no use."""
 
 
 class LostError(Exception):

@@ -70,7 +70,9 @@ class Fleet:
         self._spawn = spawn
         self._catch_up = catch_up
         self._kill = kill
-        self._arrivals = Arrivals(config, lacking)
+        self._news = asyncio.Event()
+        """Set when a member serves or has no place, or the fleet has failed."""
+        self._arrivals = Arrivals(config, lacking, self._news.set)
         self.unplaced = self._arrivals.unplaced
         """What those members lack that have waited too long for a place, as a sentence by name."""
         self._members = (Member(f"{name}-{number}") for number in itertools.count())
@@ -80,26 +82,21 @@ class Fleet:
         """Set while a call need not wait: a member serves, or the fleet has failed."""
         self._version: int | None = None
         self._started = False
-        self._fault: RunError | None = None
+        self._fault: UserError | RunError | None = None
         self._first_cause: str | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start every member at once, or one by one where they share a GPU; return when all serve
-        that have a place, one at least. The others join when they have one.
-
-        vLLM takes whatever else grows on its GPU while it starts for memory of its own. Raises
-        UserError where a member cannot be made or does not answer in time.
+        """Start every member at once, or one by one where they share a GPU, of which vLLM takes
+        whatever else grows there meanwhile for its own; return when all serve that have a place,
+        one at least. Raises UserError where a member cannot be made or does not answer in time.
         """
-        seats = list(self._seats)
-        log.info("%s: waiting for %d actors to start", self.name, len(seats))
-        at_once = 1 if self.shares_gpus else len(seats)
-        try:
-            for i in range(0, len(seats), at_once):
-                await self._join_first(seats[i : i + at_once])
-        except LostError as lost:
-            raise start_error(self.name, self.config, lost) from lost.__cause__
-        log.info("%s: %d of %d actors serve", self.name, len(self._routes), len(seats))
+        every = list(self._seats)
+        for seats in [[seat] for seat in every] if self.shares_gpus else [every]:
+            for seat in seats:
+                self._begin(seat)
+            await self._came_up(seats)
+        log.info("%s: %d of %d actors serve", self.name, len(self._routes), len(every))
         self._started = True
         self._settle()
 
@@ -166,11 +163,8 @@ class Fleet:
 
     def serving(self) -> dict[str, ActorHandle]:
         """The members that get work, by name."""
-        return {
-            seat.member.name: seat.handle
-            for seat in self._seats
-            if seat.member.state is State.SERVING and seat.handle is not None
-        }
+        at_work = (seat for seat in self._seats if seat.member.state is State.SERVING)
+        return {seat.member.name: seat.handle for seat in at_work if seat.handle is not None}
 
     def replace(self, name: str, cause: str) -> None:
         """Restart a member that its user has found to be of no use; one that leaves is ended."""
@@ -227,27 +221,32 @@ class Fleet:
 
     # --- joining ---
 
-    async def _join_first(self, seats: Sequence[Seat]) -> None:
-        joins = {seat.member.name: self._in_background(self._join(seat)) for seat in seats}
-        left = await self._arrivals.settled(joins, lambda: len(self._routes) > 0)
-        for seat in seats:
-            if seat.member.name in left:
-                self._begin(seat, joins[seat.member.name])
+    async def _came_up(self, seats: Sequence[Seat]) -> None:
+        """Wait until those serve that have a place, and any of the fleet."""
+        while True:
+            self._check()
+            waiting = {s.member.name for s in seats if s.member.state is not State.SERVING}
+            if not waiting or (self._routes and waiting <= self.unplaced.keys()):
+                return
+            self._news.clear()
+            await self._news.wait()
 
-    def _begin(self, seat: Seat, joining: asyncio.Task[None] | None = None) -> None:
-        seat.joining = self._in_background(self._bring_in(seat, joining))
+    def _begin(self, seat: Seat) -> None:
+        seat.joining = self._in_background(self._bring_in(seat))
 
-    async def _bring_in(self, seat: Seat, joining: asyncio.Task[None] | None) -> None:
-        """Have it join, or see to it that it does where that began before."""
+    async def _bring_in(self, seat: Seat) -> None:
         name = seat.member.name
         log.info("%s: waiting until it serves", name)
         try:
-            await (joining or self._join(seat))
-        except UnplacedError as lacks:
-            fault = f"no member of fleet {self.name} serves, and {lacks}: free that or add nodes"
-            self._fail(RunError(fault))
+            await self._join(seat)
         except LostError as lost:
-            self._lose(seat, seat.member, f"start: {lost}")
+            if not (self._started or seat.served):
+                self._fail(start_error(self.name, self.config, lost), lost.__cause__)
+            elif isinstance(lost, UnplacedError):
+                alone = f"no member of fleet {self.name} serves, and {lost}"
+                self._fail(RunError(f"{alone}: free that or add nodes"))
+            else:
+                self._lose(seat, seat.member, f"start: {lost}")
         except Exception as error:  # noqa: BLE001 (raised to whoever calls the fleet next)
             what = "be restarted" if seat.member.incarnation else "join"
             self._fail(RunError(f"{name} could not {what}: {error}"), error)
@@ -272,13 +271,13 @@ class Fleet:
                 seat.served = True
                 self._routes.add(seat, len(seat.calls))
                 self._answerable.set()
+                self._news.set()
                 lose = partial(self._lose, seat, seat.member)
                 self._in_background(listen(seat, self.config.silence_s, lose))
 
     def _may_wait(self) -> bool:
         """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""
-        others = len(self._routes) > 0 or len(self.unplaced) < self.target
-        return self._started and others
+        return len(self._routes) > 0 or (self._started and len(self.unplaced) < self.target)
 
     # --- leaving ---
 
@@ -378,16 +377,17 @@ class Fleet:
             *(seat.member.name, NEWCOMER_STARTS, self.target, cause),
         )
 
-    def _fail(self, fault: RunError, cause: Exception | None = None) -> None:
+    def _fail(self, fault: UserError | RunError, cause: BaseException | None = None) -> None:
         """End all calls, present and to come, with the first fault."""
         if self._fault is None:
             self._fault, fault.__cause__ = fault, cause
         self._answerable.set()
+        self._news.set()
 
     def _check(self) -> None:
         if self._fault is not None:
             # A copy: every call that raised the one object would add to its traceback.
-            raise RunError(*self._fault.args) from self._fault.__cause__
+            raise type(self._fault)(*self._fault.args) from self._fault.__cause__
 
     def _end(self, seat: Seat) -> None:
         if seat.handle is not None:

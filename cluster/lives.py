@@ -13,17 +13,20 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 import ray
 
 from cluster.claim import Announce
 from cluster.connection import connect
-from cluster.faults import Streak
+from cluster.faults import RunError, Streak
 from cluster.initial import InitialModel
 from cluster.playing import Playing
 from cluster.rollback import RollBackError, roll_back, settings_now
 from cluster.signals import answering
+from cluster.trackers import Tracker, open_trackers
 from cluster.wiring import wire
+from configs.errors import UserError
 from configs.schema import RunConfig
 from learner.group import LearnerError
 
@@ -53,6 +56,7 @@ class Lives:
             config.faults.learner_losses,
         )
         self._sizes: dict[str, int] = {}
+        self._trackers: Sequence[Tracker] = ()
         self._playing: Playing | None = None
         self._cleans_up = False
         self._asked = False
@@ -76,7 +80,7 @@ class Lives:
         # The libraries' objects stay to the end: looking through them again and again for garbage
         # took a fifth of the driver's time (benchmarks/driver_cost.py).
         gc.freeze()
-        with answering(ask):
+        with answering(ask), open_trackers(self._config) as self._trackers:
             while await self._goes_on():
                 self._started, self._seconds = time.perf_counter(), {"base_model": 0.0}
 
@@ -85,18 +89,27 @@ class Lives:
         config = settings_now(self._config)
         wired = wire(config, self._model.path)
         playing = self._playing = Playing(
-            config, wired, self._model.identity, self._seconds, self._started, self._sizes
+            config,
+            wired,
+            self._model.identity,
+            self._seconds,
+            self._started,
+            self._sizes,
+            self._trackers,
         )
         began_with = playing.store.latest()
         try:
             await self._life(playing)
         except RollBackError as back:
             print(roll_back(config, back.alarm, playing.iteration))
-        except LearnerError as error:
+        except (LearnerError, RunError, UserError) as error:
             if playing.store.latest() != began_with:
                 self._losses.good()
-            if self._is_asked(playing) or (playing.game is None and not self._losses.count):
-                raise  # What has never run is not lost, and would not be there the next time.
+            recovers = playing.game is None and self._losses.count > 0
+            lost = isinstance(error, LearnerError) and playing.game is not None
+            # What has never run is not lost, and would not be there the next time.
+            if self._is_asked(playing) or not (lost or recovers):
+                raise
             self._losses.bad(f"that of iteration {playing.iteration}: {error}")
             log.warning("%s; all actors start again, from the last checkpoint", error)
         else:
@@ -119,6 +132,12 @@ class Lives:
             await playing.play()
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
+        except (UserError, RollBackError):
+            raise
+        except Exception as error:
+            # Whoever waited for the learner may have noticed its loss first.
+            await playing.wired.learner.check(error)
+            raise
         finally:
             self._cleans_up = True
             await playing.control.stop()

@@ -27,7 +27,7 @@ from cluster.record import IterationRecord
 from cluster.rollback import RollBackError, rollbacks_of
 from cluster.rundir import CHECKPOINTS, EXPORT
 from cluster.status import Status, status_of
-from cluster.trackers import open_trackers
+from cluster.trackers import Tracker
 from cluster.wiring import Wired
 from configs.errors import UserError
 from configs.provenance import versions
@@ -59,14 +59,17 @@ class Playing:
         seconds: dict[str, float],
         started: float,
         sizes: Mapping[str, int],
+        trackers: Sequence[Tracker] = (),
     ) -> None:
-        """`sizes` are those that fleets had in a life before, however they came to them."""
+        """`sizes` are those that fleets had in a life before, however they came to them;
+        `trackers` are told of every iteration."""
         self.config = config
         self.wired = wired
         self.model = model
         self.seconds = seconds
         self.started = started
         self.sizes = sizes
+        self.trackers = trackers
         self.run_dir = config.run_dir
         # Absolute, since learner ranks write there too, from directories of their own.
         checkpoints = (self.run_dir / CHECKPOINTS).absolute()
@@ -159,8 +162,6 @@ class Playing:
         iteration, pending, folder = self._last_checkpoint()
         for undone in self.ledger.undo_from(iteration):
             log.warning("iteration %d is played again; its rows are in games/undone", undone)
-        trackers = open_trackers(self.config)
-        self._closing.extend(trackers)
         print(_greeting(self.config, iteration))
         await self.wired.start()
         if folder is not None:
@@ -168,7 +169,7 @@ class Playing:
         async with self.wired.policy.weights_move():
             await self.wired.policy.publish(iteration)
         await self._serve_metrics()
-        self.history = History(self.run_dir, iteration, trackers)
+        self.history = History(self.run_dir, iteration, self.trackers)
         self._closing.append(self.history)
         self.guards = Guards(self.config.guards, read_history(self.run_dir))
         fleets, staleness = self.wired.fleets, self.config.staleness

@@ -10,6 +10,7 @@ from pathlib import Path
 from actors.logs import LOGS, kept_in, note
 from cluster.claim import DRIVER, living_driver
 from cluster.initial import KEPT
+from cluster.trackers import MADE
 from configs.errors import UserError
 from configs.load import RESOLVED, differences, load_resolved, save_resolved
 from configs.schema import RunConfig
@@ -117,7 +118,7 @@ def check_unchanged(config: RunConfig) -> None:
 
 def _never_began(run_dir: Path) -> bool:
     """Whether a mistake ended the run before anything of it was made that could be lost."""
-    made = {path.name for path in run_dir.iterdir()} - {RESOLVED, DRIVER, KEPT, LOGS}
+    made = {path.name for path in run_dir.iterdir()} - {RESOLVED, DRIVER, KEPT, LOGS, *MADE}
     return not made and living_driver(run_dir) is None
 
 

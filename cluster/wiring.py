@@ -141,9 +141,11 @@ class Wired:
     async def start(self) -> None:
         """Start every actor at once; the first that cannot start ends the others.
 
-        Those that share a GPU start one after the other, before the rest: an engine takes whatever
-        else grows there while it starts for memory of its own.
+        The learner has its place first: fleets play with fewer members, and without it nothing
+        goes on. Those that share a GPU start one after the other, before the rest: an engine takes
+        whatever else grows there while it starts for memory of its own.
         """
+        await self.learner.place()
         fleets = self.fleets.values()
         for fleet in fleets:
             if fleet.shares_gpus:

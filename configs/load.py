@@ -218,22 +218,23 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 def _changes(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
     """(key, old, new) of every setting that differs, where the run lives left out."""
-    before = _flat(old.model_dump(mode="json", exclude={"run_dir"}))
-    after = _flat(new.model_dump(mode="json", exclude={"run_dir"}))
+    before = flat(old.model_dump(mode="json", exclude={"run_dir"}))
+    after = flat(new.model_dump(mode="json", exclude={"run_dir"}))
     keys = [*before, *(key for key in after if key not in before)]
     return [
         (key, before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)
     ]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """The values of a configuration by dotted key; what is empty stands for itself."""
     if isinstance(value, dict) and value:
         pairs = value.items()
     elif isinstance(value, list) and value:
         pairs = enumerate(value)
     else:
         return {prefix: value}
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, child in pairs:
-        flat |= _flat(child, f"{prefix}.{key}" if prefix else str(key))
-    return flat
+        found |= flat(child, f"{prefix}.{key}" if prefix else str(key))
+    return found

@@ -31,11 +31,11 @@ class MlflowConfig(Config):
 
     @field_validator("tracking_uri")
     @classmethod
-    def _keeps_no_password(cls, uri: str | None) -> str | None:
+    def _keeps_no_secret(cls, uri: str | None) -> str | None:
         """The configuration is written to the run's directory and shown in its report."""
-        if uri is not None and urlsplit(uri).password is not None:
+        if uri is not None and urlsplit(uri).username is not None:
             raise ValueError(
-                "tracking_uri must hold no password: set MLFLOW_TRACKING_USERNAME and"
-                " MLFLOW_TRACKING_PASSWORD in the environment"
+                "tracking_uri must hold no user, token or password: the environment's"
+                " MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or _TOKEN are for that"
             )
         return uri

@@ -89,13 +89,39 @@ class LearnerGroup:
         self._placement: PlacementGroup | None = None
 
     async def start(self) -> None:
-        """Place the ranks, load the model in each and let them meet."""
-        await self._place()
+        """Place the ranks, where they have no place yet, load the model and let them meet."""
+        if self._placement is None:
+            await self.place()
         address = await self._bounded(
             self._ranks[0].meeting_point.remote(), "the first learner rank's process to start"
         )
         refs = [rank.start.remote(i, address) for i, rank in enumerate(self._ranks)]
         await self._all(refs, "loading the model")
+
+    async def place(self) -> None:
+        """Find a place for all ranks, and start their processes there."""
+        learner = self.config.learner
+        bundle = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
+        self._placement = placement_group([bundle] * learner.ranks, strategy="PACK")
+        await self._bounded(
+            self._placement.ready(),
+            f"a place for {learner.ranks} learner ranks of {bundle}; the cluster has"
+            f" {ray.available_resources()} free",
+        )
+        environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
+        environment |= thread_environment(learner.threads)
+        actor: Any = ray.remote(LearnerRank)
+        # Ranks work in directories of their own.
+        config = self.config.model_copy(update={"run_dir": self.config.run_dir.absolute()})
+        self._ranks = [
+            actor.options(
+                num_cpus=learner.cpus,
+                num_gpus=learner.gpus,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, i),
+                runtime_env={"env_vars": environment},
+            ).remote(config, self.model_path)
+            for i in range(learner.ranks)
+        ]
 
     async def step(self, groups: Sequence[Group], iteration: int) -> StepResult:
         """Train one gradient step on a batch of N groups; iterations count from 0.
@@ -230,31 +256,23 @@ class LearnerGroup:
             estimates |= part
         return estimates
 
-    # --- ranks ---
+    async def check(self, fault: BaseException) -> None:
+        """Raise LearnerError where a rank is lost, so that `fault` may have come of it, or where it
+        did come of that."""
+        cause: BaseException | None = fault
+        while cause is not None:
+            if isinstance(cause, LearnerError):
+                raise cause
+            cause = cause.__cause__
+        if not self._ranks:
+            return
+        futures = [asyncio.wrap_future(rank.describe.remote().future()) for rank in self._ranks]
+        done, _ = await asyncio.wait(futures, timeout=NEWS_S)
+        lost = [i for i, future in enumerate(futures) if future in done and _is_loss(future)]
+        if lost:
+            raise LearnerError(f"learner: ranks {lost} are lost: {fault}") from fault
 
-    async def _place(self) -> None:
-        learner = self.config.learner
-        bundle = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
-        self._placement = placement_group([bundle] * learner.ranks, strategy="PACK")
-        await self._bounded(
-            self._placement.ready(),
-            f"a place for {learner.ranks} learner ranks of {bundle}; the cluster has"
-            f" {ray.available_resources()} free",
-        )
-        environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
-        environment |= thread_environment(learner.threads)
-        actor: Any = ray.remote(LearnerRank)
-        # Ranks work in directories of their own.
-        config = self.config.model_copy(update={"run_dir": self.config.run_dir.absolute()})
-        self._ranks = [
-            actor.options(
-                num_cpus=learner.cpus,
-                num_gpus=learner.gpus,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(self._placement, i),
-                runtime_env={"env_vars": environment},
-            ).remote(config, self.model_path)
-            for i in range(learner.ranks)
-        ]
+    # --- ranks ---
 
     async def _bounded(self, ref: ray.ObjectRef[Any], what: str) -> Any:
         deadline = self.config.learner.step_deadline_s
@@ -275,6 +293,8 @@ class LearnerGroup:
         except (UserError, LearnerError):
             raise
         except TimeoutError as e:
+            if any(f.done() and not f.cancelled() and f.exception() for f in futures):
+                raise  # a rank's own, which waits for others
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]
             raise LearnerError(

@@ -24,12 +24,13 @@ import numpy as np
 import numpy.typing as npt
 import ray
 from prometheus_client import Counter, Histogram
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OwnerDiedError, RayTaskError
 
-from actors.member import EngineDiedError
+from actors.member import LOST
 from actors.records import TokenIds
 from configs.base import Dtype
 from configs.learner import PublishConfig
+from learner.group import LearnerError
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -45,7 +46,7 @@ PUBLISH_SECONDS = Histogram(
 PUBLISHED_BYTES = Counter("selfplay_learner_published_bytes", "Bytes of weights made public")
 
 
-LOST = (RayActorError, EngineDiedError, TimeoutError)
+LOST_OR_SILENT = (*LOST, TimeoutError)
 """What a call on a member raises that is dead, alive without its engine, or silent."""
 
 
@@ -115,7 +116,7 @@ class Verifier:
         """Ask the learner for the right answers; a member shows which tensors can be compared."""
         for name, member in members.items():
             if self._names is None:
-                with contextlib.suppress(*LOST):  # then another shows it
+                with contextlib.suppress(*LOST_OR_SILENT):  # then another shows it
                     self._names = await self._comparable(name, member)
         names = self._names or []
         checksums = await self._learner.checksums(names, self._dtype) if names else {}
@@ -240,7 +241,12 @@ class ObjectStorePublisher:
         LOG.debug("publish: version %d to %s, %d buffers", version, name, count)
         await wait(name, f"the start of version {version}", member.start_update.remote())
         for i, buffer in enumerate(self._buffers):
-            await wait(name, f"buffer {i} of {count}", member.load_update.remote(buffer))
+            try:
+                await wait(name, f"buffer {i} of {count}", member.load_update.remote(buffer))
+            except OwnerDiedError as error:
+                # It is no fault of the member, and would be the next one's too.
+                lost = "learner: the rank that holds the published weights is lost"
+                raise LearnerError(lost) from error
         await wait(name, f"the end of version {version}", member.finish_update.remote(version))
         return await self._verifier.verify(name, member, expected)
 
@@ -310,7 +316,7 @@ class VllmPublisher:
             return ""
         try:
             await self._learner.send_weights(version, members, self._backend)
-        except LOST as error:
+        except LOST_OR_SILENT as error:
             return _said(error)
         return ""
 
@@ -346,7 +352,7 @@ async def on_each(
     served: dict[str, float] = {}
     lost: dict[str, str] = {}
     for name, outcome in zip(names, outcomes, strict=True):
-        if isinstance(outcome, LOST):
+        if isinstance(outcome, LOST_OR_SILENT):
             lost[name] = _said(outcome)
         elif isinstance(outcome, BaseException):
             raise outcome

@@ -31,13 +31,11 @@ def make_config(run_dir: Path, **sections: dict) -> RunConfig:
 def life(config: RunConfig, iterations: range) -> None:
     """Write the records of some iterations, as one life of a run does."""
     config.run_dir.mkdir(exist_ok=True)
-    trackers = open_trackers(config)
-    history = History(config.run_dir, iterations.start, trackers)
-    for record in records(config, iterations.stop)[iterations.start :]:
-        history.write(record)
-    for tracker in trackers:
-        tracker.close()
-    history.close()
+    with open_trackers(config) as trackers:
+        history = History(config.run_dir, iterations.start, trackers)
+        for record in records(config, iterations.stop)[iterations.start :]:
+            history.write(record)
+        history.close()
 
 
 def kept(file: bytes) -> Iterator[bytes]:
@@ -100,29 +98,39 @@ def test_mlflow_holds_every_figure_of_each_iteration_across_lives(tmp_path, monk
         assert by_step[-1] == (3, pytest.approx(value))
 
 
+def test_a_run_that_fails_has_failed_at_the_service_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"file:{tmp_path / 'store'}"
+    config = make_config(tmp_path, mlflow={"experiment": "games", "tracking_uri": uri})
+    with pytest.raises(KeyError), open_trackers(config):
+        raise KeyError("a fault of the run")
+    run_id = json.loads((tmp_path / "trackers.json").read_text())["mlflow"]
+    assert MlflowClient(uri).get_run(run_id).info.status == "FAILED"
+
+
 class Failing:
     """A service that is gone."""
 
+    run_id = "x"
     calls = 0
 
     def write(self, iteration: int, figures: Mapping[str, float]) -> None:
         self.calls += 1
-        raise ConnectionResetError(f"iteration {iteration}")
+        raise ConnectionResetError(f"http://me:secret@host, iteration {iteration}")
 
-    def close(self) -> None:
+    def close(self, *, failed: bool) -> None:
         raise AssertionError("it is gone")
 
 
 def test_a_service_that_fails_is_one_warning_and_does_not_end_the_run(caplog):
     gone = Failing()
-    tracker = Lenient("metrics.wandb", gone)
-    for iteration in range(3):
-        tracker.write(iteration, {})
-    tracker.close()
+    with Lenient("metrics.wandb", gone) as tracker:
+        for iteration in range(3):
+            tracker.write(iteration, {})
     assert gone.calls == 1
     (said,) = caplog.messages
     assert "metrics.wandb: figures are missing there from now on" in said
-    assert "iteration 0" in said
+    assert "http://…@host, iteration 0" in said
 
 
 @pytest.mark.parametrize(
@@ -140,8 +148,8 @@ def test_a_service_that_cannot_be_reached_is_named_before_anything_starts(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    with pytest.raises(UserError, match=said):
-        open_trackers(make_config(tmp_path, **sections))
+    with pytest.raises(UserError, match=said), open_trackers(make_config(tmp_path, **sections)):
+        pass
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -149,10 +157,15 @@ def test_a_package_that_is_missing_is_named(tmp_path, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, f"{name}.entities", None)
     section = {"project": "games"} if name == "wandb" else {"experiment": "games"}
-    with pytest.raises(UserError, match=f"metrics.{name}: the driver's Python has no {name}"):
-        open_trackers(make_config(tmp_path, **{name: section}))
+    config = make_config(tmp_path, **{name: section})
+    said = f"metrics.{name}: the driver's Python has no {name}"
+    with pytest.raises(UserError, match=said), open_trackers(config):
+        pass
 
 
-def test_a_password_in_the_configuration_is_refused(tmp_path):
+@pytest.mark.parametrize("user", ["me:key", "token"])
+def test_a_secret_in_the_configuration_is_refused(tmp_path, user):
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_PASSWORD"):
-        make_config(tmp_path, mlflow={"experiment": "games", "tracking_uri": "https://me:key@host"})
+        make_config(
+            tmp_path, mlflow={"experiment": "games", "tracking_uri": f"https://{user}@host"}
+        )
