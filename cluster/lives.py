@@ -28,7 +28,7 @@ from cluster.trackers import Tracker, open_trackers
 from cluster.wiring import wire
 from configs.errors import UserError
 from configs.schema import RunConfig
-from learner.group import LearnerError
+from learner.errors import LearnerError
 
 log = logging.getLogger(__name__)
 

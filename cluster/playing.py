@@ -36,7 +36,7 @@ from evaluation.heldout import Outcome
 from evaluation.report import write_report
 from evaluation.run_files import read_history
 from learner.checkpoint import CheckpointStore, read_state, write_durably
-from learner.group import LearnerError
+from learner.errors import LearnerError
 
 log = logging.getLogger(__name__)
 

@@ -71,6 +71,8 @@ class LearnerConfig(Config):
     """C of the truncated importance weight min(π_learner/π_engine, C), used at staleness ≥ 1."""
     kl: KLConfig = KLConfig()
     """KL regularisation."""
+    start_deadline_s: float = Field(default=1800.0, gt=0)
+    """Seconds the learner may take to find a place, and to load its model there."""
     step_deadline_s: float = Field(default=1800.0, gt=0)
     """Seconds a training step may take before the learner counts as lost."""
 

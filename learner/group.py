@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from learner.actor import LearnerRank
 from learner.advantages import Credit, Floats, RunningMoments, assign_credit
 from learner.batching import split
 from learner.checkpoint import Sizes, write_durably
+from learner.errors import LearnerError
 from learner.rank import RankReport
 from rewards.memory import QueryMemory
 
@@ -45,10 +46,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
-class LearnerError(RuntimeError):
-    """A rank died or did not answer: a fault of the learner and not of whoever waits for it."""
-
-
+Limit = Literal["start_deadline_s", "step_deadline_s"]
+"""The key of the configuration that bounds a wait."""
 NEWS_S = 10.0
 """Ray knows so long after a process's death that it is dead."""
 STATE_FILE = "learner.json"
@@ -92,18 +91,18 @@ class LearnerGroup:
         """Place the ranks, where they have no place yet, load the model and let them meet."""
         if self._placement is None:
             await self.place()
-        address = await self._bounded(
+        address = await self._at_start(
             self._ranks[0].meeting_point.remote(), "the first learner rank's process to start"
         )
         refs = [rank.start.remote(i, address) for i, rank in enumerate(self._ranks)]
-        await self._all(refs, "loading the model")
+        await self._all(refs, "loading the model", "start_deadline_s")
 
     async def place(self) -> None:
         """Find a place for all ranks, and start their processes there."""
         learner = self.config.learner
         bundle = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
         self._placement = placement_group([bundle] * learner.ranks, strategy="PACK")
-        await self._bounded(
+        await self._at_start(
             self._placement.ready(),
             f"a place for {learner.ranks} learner ranks of {bundle}; the cluster has"
             f" {ray.available_resources()} free",
@@ -174,7 +173,7 @@ class LearnerGroup:
 
     async def tensor_sizes(self) -> dict[str, int]:
         """Return the number of elements of each tensor by its Hugging Face name."""
-        return await self._bounded(self._ranks[0].tensor_sizes.remote(), "tensor sizes")
+        return (await self._all([self._ranks[0].tensor_sizes.remote()], "tensor sizes"))[0]
 
     async def probe(self, token_ids: TokenIds) -> npt.NDArray[np.float32]:
         """Return the log-probabilities [L − 1] of the tokens after the first, temperature 1."""
@@ -274,17 +273,22 @@ class LearnerGroup:
 
     # --- ranks ---
 
-    async def _bounded(self, ref: ray.ObjectRef[Any], what: str) -> Any:
-        deadline = self.config.learner.step_deadline_s
+    async def _at_start(self, ref: ray.ObjectRef[Any], what: str) -> Any:
+        """Await something of the start."""
+        deadline = self.config.learner.start_deadline_s
         try:
             with _explained(what):
                 return await asyncio.wait_for(asyncio.wrap_future(ref.future()), deadline)
         except TimeoutError as e:
-            raise LearnerError(f"learner: waited {deadline:.0f} s for {what}") from e
+            raise LearnerError(
+                f"learner: waited {deadline:.0f} s (learner.start_deadline_s) for {what}"
+            ) from e
 
-    async def _all(self, refs: Sequence[ray.ObjectRef[Any]], what: str) -> list[Any]:
+    async def _all(
+        self, refs: Sequence[ray.ObjectRef[Any]], what: str, limit: Limit = "step_deadline_s"
+    ) -> list[Any]:
         """Await all ranks; the first error ends the wait, since the others may hang on it."""
-        deadline = self.config.learner.step_deadline_s
+        deadline = getattr(self.config.learner, limit)
         LOG.debug("learner: awaiting %s on %d ranks", what, len(refs))
         futures = [asyncio.wrap_future(ref.future()) for ref in refs]
         try:
@@ -298,7 +302,7 @@ class LearnerGroup:
             done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=0)
             silent = [rank for rank, ref in enumerate(refs) if ref not in done]
             raise LearnerError(
-                f"learner: {what} took longer than learner.step_deadline_s ({deadline:.0f} s);"
+                f"learner: {what} took longer than learner.{limit} ({deadline:.0f} s);"
                 f" ranks {silent} have not answered"
             ) from e
         except Exception as e:

@@ -30,7 +30,7 @@ from actors.member import LOST
 from actors.records import TokenIds
 from configs.base import Dtype
 from configs.learner import PublishConfig
-from learner.group import LearnerError
+from learner.errors import LearnerError
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle

@@ -101,6 +101,47 @@ def test_a_fleet_starts_with_those_that_have_a_place_and_the_others_join_later(c
     assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
 
 
+def test_a_start_goes_on_when_a_member_has_come_back(caplog):
+    async def run() -> None:
+        world = World()
+        world.lacks = {"rollout-1": "it asks for 1 GPU"}
+        world.may_start_too["rollout-1"] = asyncio.Event()
+        fleet = world.fleet(2, placement_deadline_s=0.2, start_deadline_s=5)
+        start = asyncio.ensure_future(fleet.start())
+        await until(lambda: fleet.serving())
+        # Lost before the other is known to have no place; its next process takes its time.
+        world.may_start_too["rollout-0"] = asyncio.Event()
+        fleet.replace("rollout-0", "dead")
+        await until(lambda: fleet.unplaced)
+        assert not start.done()
+        world.may_start_too["rollout-0"].set()
+        await asyncio.wait_for(start, 2)
+        assert set(fleet.serving()) == {"rollout-0"}
+        await fleet.stop()
+
+    asyncio.run(run())
+
+
+def test_where_members_start_one_by_one_one_without_a_place_does_not_end_what_serves():
+    async def run() -> None:
+        world = World()
+        world.lacks = {"rollout-1": "it asks for 0.5 GPU"}
+        for name in ("rollout-1", "rollout-2"):
+            world.may_start_too[name] = asyncio.Event()
+        fleet = world.fleet(3, gpus=0.5, placement_deadline_s=0.02, start_deadline_s=0.3)
+        start = asyncio.ensure_future(fleet.start())
+        await until(lambda: fleet.unplaced)
+        await asyncio.sleep(0.2)
+        world.may_start_too["rollout-2"].set()
+        await asyncio.wait_for(start, 2)
+        await asyncio.sleep(0.5)  # longer than a start may take
+        assert (await fleet.call("work", 1))[1] == 1
+        assert set(fleet.serving()) == {"rollout-0", "rollout-2"}
+        await fleet.stop()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("error", ["dies", "has no place"])
 def test_the_first_fault_of_a_start_ends_it_and_leaves_no_actor(error):
     async def run() -> None:

@@ -18,7 +18,8 @@ from actors.records import Completion
 from configs.errors import UserError
 from learner import group as group_module
 from learner.actor import LearnerRank
-from learner.group import LearnerError, LearnerGroup
+from learner.errors import LearnerError
+from learner.group import LearnerGroup
 from learner.rank import Rank
 from tests.learner.games import LSP, completion, group, run_config
 
@@ -180,8 +181,13 @@ def test_a_rank_that_dies_is_the_loss_of_the_learner_whatever_the_others_say(
         os.kill(pids[1], signal.SIGKILL)
         with pytest.raises(LearnerError, match=r"step 0: (a rank is lost|ranks \[1\] are lost)"):
             await step
+        # Who else waited for it, and failed of that, can find out.
+        fault = RuntimeError("no actor serves")
+        with pytest.raises(LearnerError, match=r"ranks \[1\] are lost: no actor serves"):
+            await learner.check(fault)
 
     try:
+        asyncio.run(learner.check(RuntimeError("nobody is lost")))
         asyncio.run(lose_one())
     finally:
         learner.stop()
@@ -278,6 +284,20 @@ def test_a_wait_that_is_too_long_names_what_it_awaits(sharded, monkeypatch):
     monkeypatch.setattr(sharded, "config", sharded.config.model_copy(update={"learner": tight}))
     with pytest.raises(LearnerError, match=r"step 9 took longer .* ranks \[0, 1\]"):
         asyncio.run(sharded.step(two_groups(), 9))
+
+
+def test_a_ranks_own_timeout_is_not_the_ranks_silence(sharded):
+    async def wait():
+        refs = [sleepless.remote(), sleepless.remote()]
+        with pytest.raises(TimeoutError, match="b has not answered"):
+            await sharded._all(refs, "sending version 2 through nccl")
+
+    asyncio.run(wait())
+
+
+@ray.remote(num_cpus=0)
+def sleepless() -> None:
+    raise TimeoutError("publish: b has not answered")
 
 
 def test_kl_in_the_reward_lowers_what_moved_away(ray_session, tiny_model):

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, OwnerDiedError, RayActorError, RayError
 
 from actors.member import EngineDiedError, Post
 from actors.rollout import RolloutActor
 from configs.fleets import RolloutConfig
 from configs.learner import PublishConfig
+from learner.errors import LearnerError
 from learner.group import LearnerGroup
 from learner.publisher import ObjectStorePublisher, StaleWeightsError, VllmPublisher
 from tests.learner.games import group, run_config
@@ -36,7 +37,7 @@ class Method:
         async def call():
             try:
                 called.set_result(await self.method(*arguments))
-            except (RayActorError, EngineDiedError) as error:
+            except (RayError, EngineDiedError) as error:
                 called.set_exception(error)
 
         self.task = asyncio.ensure_future(call())
@@ -59,6 +60,8 @@ class Engine:
         self.calls.append("start")
         if "dies" in self.faults:
             raise RayActorError()
+        if "memory" in self.faults:
+            raise OutOfMemoryError("killed by the memory monitor")
         if "engine" in self.faults:
             raise EngineDiedError("the rollout engine failed: no blocks left")
         if "hangs" in self.faults:
@@ -66,6 +69,8 @@ class Engine:
 
     async def load_update(self, info) -> None:
         self.calls.append("load")
+        if "owner" in self.faults:
+            raise OwnerDiedError("00", "rank 0", "load")
         self.served = info["value"] - ("old tensors" in self.faults)
 
     async def finish_update(self, version) -> None:
@@ -172,6 +177,7 @@ def test_the_largest_tensors_that_the_engine_can_report_are_compared():
         ("dies", "The actor "),
         ("hangs", r"b has not answered .* the start of version 1"),
         ("engine", "no blocks left"),
+        ("memory", "killed by the memory monitor"),
     ],
 )
 def test_a_member_that_is_lost_is_left_out_and_named(fault, cause):
@@ -181,6 +187,15 @@ def test_a_member_that_is_lost_is_left_out_and_named(fault, cause):
         assert list(report.lost) == ["b"]
         assert re.search(cause, report.lost["b"])
         assert list(report.parity) == ["a"]
+
+    asyncio.run(play())
+
+
+def test_weights_whose_rank_has_died_are_the_learners_loss_and_no_members():
+    async def play():
+        weights = publisher(Weights())
+        with pytest.raises(LearnerError, match="the rank that holds the published weights is lost"):
+            await weights.publish(1, {"a": Engine(), "b": Engine("owner")})
 
     asyncio.run(play())
 
