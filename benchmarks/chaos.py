@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from benchmarks import measure
 from benchmarks.chaos_faults import ENDS_DRIVER, KINDS, Stage
 from benchmarks.local_cluster import running_head
 from cluster.audit import check_ledger, counted_groups
+from cluster.ledger import Ledger
 from configs.load import load
 from configs.schema import RunConfig
 from playground.base_model import build
@@ -53,11 +54,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     schedule = schedule_of(options.faults, options.seed)
-    results: dict[str, Any] = {
-        "seed": options.seed,
-        "faults": dict(sorted(Counter(schedule).items())),
-        "game": {"queries": QUERIES, "answers": ANSWERS, "staleness": STALENESS},
-    }
+    game = {"queries": QUERIES, "answers": ANSWERS, "staleness": STALENESS}
+    results: dict[str, Any] = {"seed": options.seed, "game": game}
     results |= played(schedule, options.iterations, random.Random(options.seed))
     measure.write(measure.RESULTS / "chaos.json", results)
     whole = results["iterations_done"] == results["iterations_asked"]
@@ -80,39 +78,50 @@ def played(schedule: list[str], iterations: int, chance: random.Random) -> dict[
     model = build(0, Path("runs/base-models"))
     left = deque(schedule)
     started = time.monotonic()
+    violations: list[str] = []
     with running_head() as head, disk() as folder, scratch() as logs:
         os.environ.update(head.environment, RAY_AUTH_MODE="token", RAY_ADDRESS=head.gcs)
         mounted = os.path.ismount(folder)
         if not mounted and "disk_full" in left:
             sys.exit("a full disk needs a disk of its own: run this as root")
-        while left:
+        while left and not violations:
             number = len(runs)
             staleness = STALENESS[number % len(STALENESS)]
             config = config_of(folder / f"run-{number}", model, staleness, iterations)
             log = logs / f"run-{number}.log"
             struck: list[str] = []
             with Stage(head, config, chance, log) as stage:
-                while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
-                    kind = left.popleft()
-                    struck.append(kind)
-                    took = KINDS[kind].strike(stage)
-                    seconds[kind].append(took)
-                    minutes = (time.monotonic() - started) / 60
-                    print(f"{minutes:5.1f} min  run {number}  {kind:<16} {took:6.1f} s", flush=True)
-                stage.wait_until_ended()
+                try:
+                    while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
+                        took = KINDS[left[0]].strike(stage)
+                        if took is None:
+                            continue
+                        struck.append(left.popleft())
+                        seconds[struck[-1]].append(took)
+                        at = f"{(time.monotonic() - started) / 60:5.1f} min  run {number}"
+                        print(f"{at}  {struck[-1]:<16} {took:6.1f} s", flush=True)
+                    code = stage.wait_until_ended()
+                except (AssertionError, subprocess.TimeoutExpired) as error:
+                    # What has been seen until now is written all the same.
+                    told = log.read_text("utf-8")[-2000:]
+                    violations.append(f"run {number}, after {struck}: {error!r}; it said: {told}")
+                    break
             runs.append(outcome(config.run_dir, staleness, iterations))
-            runs[-1] |= {"drivers_ended": stage.ends, "violations": [
-                *runs[-1]["violations"], *too_many_ends(struck, stage.ends)
-            ]}  # fmt: skip
+            runs[-1]["drivers_ended"] = stage.ends
+            runs[-1]["violations"] += ends_without_cause(struck, stage.ends, code)
             print(f"run {number}: {runs[-1]}", flush=True)
             shutil.rmtree(config.run_dir)
-    return summed_up(runs, seconds) | {"minutes": (time.monotonic() - started) / 60}
+    results = summed_up(runs, seconds)
+    results["violations"] += violations
+    return results | {"minutes": (time.monotonic() - started) / 60}
 
 
-def too_many_ends(struck: list[str], ends: list[int]) -> list[str]:
-    """A violation where drivers ended that nothing had struck."""
-    due = sum(kind in ENDS_DRIVER for kind in struck)
-    return [f"drivers ended with {ends}, and {due} of them were struck"] if len(ends) > due else []
+def ends_without_cause(struck: list[str], ends: list[int], code: int) -> list[str]:
+    """A violation where drivers ended that nothing had struck, or the last one not in order."""
+    due, said = sum(kind in ENDS_DRIVER for kind in struck), []
+    if len(ends) > due:
+        said.append(f"drivers ended with {ends}, and {due} of them were struck")
+    return [*said, f"the last driver ended with {code}"] if code else said
 
 
 def config_of(run_dir: Path, model: Path, staleness: int, iterations: int) -> RunConfig:
@@ -143,13 +152,17 @@ def outcome(run_dir: Path, staleness: int, iterations: int) -> dict[str, Any]:
     """What a run that has ended has to show."""
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     lost, doubled = counted_groups(run_dir, queries=QUERIES)
+    violations = check_ledger(run_dir, answers=ANSWERS, staleness=staleness)
+    kept = set(Ledger(run_dir).read(["iteration"])["iteration"].to_pylist())
+    if kept != set(range(iterations)):
+        violations.append(f"the ledger holds {len(kept)} iterations of {iterations}")
     return {
         "staleness": staleness,
         "iterations_asked": iterations,
         "iterations_done": len({json.loads(line)["iteration"] for line in lines}),
         "groups_lost": lost,
         "groups_doubled": doubled,
-        "violations": check_ledger(run_dir, answers=ANSWERS, staleness=staleness),
+        "violations": violations,
     }
 
 
@@ -157,6 +170,7 @@ def summed_up(runs: list[dict[str, Any]], seconds: dict[str, list[float]]) -> di
     """The figures of all runs together."""
     keys = ("iterations_asked", "iterations_done", "groups_lost", "groups_doubled")
     return {
+        "faults": {kind: len(took) for kind, took in sorted(seconds.items())},
         **{key: sum(run[key] for run in runs) for key in keys},
         "violations": [said for run in runs for said in run["violations"]],
         "seconds_to_recover": {

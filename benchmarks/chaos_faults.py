@@ -129,11 +129,11 @@ class Stage:
             time.sleep(LOOK_EVERY_S)
         return time.monotonic() - started
 
-    def wait_until_ended(self) -> None:
-        """Wait until all iterations are played and the driver is gone."""
+    def wait_until_ended(self) -> int:
+        """Wait until all iterations are played and the driver is gone; its exit code."""
         while not self.ended:
             self.recovered(self.trained, set())
-        self.driver.wait()
+        return self.driver.wait(END_S)
 
     @property
     def trained(self) -> int:
@@ -154,20 +154,22 @@ def _is_well(status: dict[str, Any], mark: int, struck: set[int]) -> bool:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault; `strike` returns the seconds until the run was well again."""
+    """A kind of fault; `strike` returns the seconds until the run was well again, None where there
+    was nothing to strike."""
 
     weight: int
-    strike: Callable[[Stage], float]
+    strike: Callable[[Stage], float | None]
 
 
-def _blow(name: str, number: signal.Signals) -> Callable[[Stage], float]:
+def _blow(name: str, number: signal.Signals) -> Callable[[Stage], float | None]:
     """A signal to one of the run's processes of that name."""
 
-    def strike(stage: Stage) -> float:
-        victims = stage.processes(name)
-        assert victims, f"no process is called {name}"
-        victim = stage.chance.choice(victims)
-        victim.send_signal(number)
+    def strike(stage: Stage) -> float | None:
+        try:
+            victim = stage.chance.choice(stage.processes(name))
+            victim.send_signal(number)
+        except (IndexError, psutil.NoSuchProcess):
+            return None  # the run has just ended, or replaces it
         return _gone(victim) + stage.recovered(stage.trained, {victim.pid})
 
     return strike
