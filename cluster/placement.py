@@ -7,6 +7,7 @@ the real placement; this shows that one exists, and which.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -142,16 +143,22 @@ def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
 
 
 def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
-    """A seat for every demand, in their order.
+    """A seat for every demand, in their order; the learner's ranks together where that fits.
 
     Raises UserError where the nodes have too few GPUs or CPUs in all, or none has room for one.
     """
     _check_totals(wanted, nodes)
+    with contextlib.suppress(UserError):
+        return _placed(wanted, nodes, together=True)
+    return _placed(wanted, nodes, together=False)
+
+
+def _placed(wanted: Sequence[Demand], nodes: Sequence[NodeConfig], *, together: bool) -> list[Seat]:
     rooms = [_Room(node, node.cpus, node.for_actors_gib, [1.0] * node.gpus) for node in nodes]
     # The hardest to seat first: those with a kind of node of their own, learner ranks, then by
     # GPUs, memory and CPUs.
     order = sorted(wanted, key=_hardness)
-    seats = {demand.name: _seat(demand, rooms) for demand in order}
+    seats = {demand.name: _seat(demand, rooms, together) for demand in order}
     return [seats[demand.name] for demand in wanted]
 
 
@@ -176,7 +183,7 @@ def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None
             )
 
 
-def _seat(demand: Demand, rooms: Sequence[_Room]) -> Seat:
+def _seat(demand: Demand, rooms: Sequence[_Room], together: bool) -> Seat:
     fitting = [
         (room, devices)
         for room in rooms
@@ -184,7 +191,8 @@ def _seat(demand: Demand, rooms: Sequence[_Room]) -> Seat:
     ]
     if not fitting:
         raise UserError(_unseated(demand))
-    room, devices = min(fitting, key=lambda pair: _roominess(demand, pair[0]))
+    in_order = together and demand.fleet == "learner"
+    room, devices = min(fitting, key=lambda pair: _roominess(pair[0], in_order))
     room.cpus -= demand.cpus
     room.memory_gib -= demand.memory_gib
     for device in devices:
@@ -202,12 +210,12 @@ def _fits(demand: Demand, room: _Room) -> bool:
     )
 
 
-def _roominess(demand: Demand, room: _Room) -> tuple[float, ...]:
-    """How much would be wasted on this demand: labels that others ask for, then what is left.
+def _roominess(room: _Room, in_order: bool) -> tuple[float, ...]:
+    """How much a demand would leave unused: labels that others ask for, then what is left.
 
-    Learner ranks take the nodes in their order, so that they stay together.
+    `in_order` takes the nodes as they come, so that equal demands stay together.
     """
-    left = (sum(room.gpus), room.memory_gib, room.cpus) if demand.fleet != "learner" else ()
+    left = () if in_order else (sum(room.gpus), room.memory_gib, room.cpus)
     return (len(room.node.labels), *left)
 
 

@@ -226,7 +226,8 @@ def nodes_from(cluster: Path | None) -> tuple[str, list[NodeConfig]]:
 
 def ray_resources(machine: NodeConfig) -> dict[str, int]:
     """What `ray.init` is told of this machine, so that Ray gives out what the plan counted."""
-    return {"num_cpus": int(machine.cpus), "num_gpus": machine.gpus}
+    memory = int(machine.for_actors_gib * 2**30)
+    return {"num_cpus": int(machine.cpus), "num_gpus": machine.gpus, "_memory": memory}
 
 
 def this_machine() -> NodeConfig:

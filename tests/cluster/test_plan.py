@@ -299,6 +299,17 @@ def test_tensor_parallel_engines_need_whole_gpus():
         demands(load(base, ["rollout.gpus=0.5", "rollout.tensor_parallel=2"]))
 
 
+@pytest.mark.parametrize("sizes", [(8, 4), (4, 8)])
+def test_learner_ranks_leave_an_engine_the_only_node_that_has_room_for_it(sizes):
+    nodes = [
+        NodeConfig(name=f"{gpus} GPUs", gpus=gpus, gpu_gib=80, cpus=64, memory_gib=900)
+        for gpus in sizes
+    ]
+    ranks = [Demand(f"learner {i}", "learner", 1, 1.0) for i in range(4)]
+    engine = Demand("rollout 0", "rollout", 1, 1.0, devices=8)
+    assert [seat.node for seat in place([*ranks, engine], nodes)] == ["4 GPUs"] * 4 + ["8 GPUs"]
+
+
 def test_a_cluster_is_described_in_yaml(tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text("nodes: [{name: g, count: 2, gpus: 8, gpu_gib: 80, cpus: 96, memory_gib: 500}]")
@@ -384,4 +395,5 @@ def test_this_machine_has_the_gpus_that_are_visible(monkeypatch, three_gpus, vis
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     machine = this_machine()
     assert (machine.gpus, machine.gpu_gib) == (gpus, gib)
-    assert ray_resources(machine) == {"num_cpus": machine.cpus, "num_gpus": gpus}
+    asked = ray_resources(machine)
+    assert (asked["num_cpus"], asked["num_gpus"]) == (machine.cpus, gpus)
