@@ -126,6 +126,7 @@ class Lives:
     async def _life(self, playing: Playing) -> None:
         """Start the actors, play, and end the actors, whatever happens."""
         try:
+            playing.look_back()
             connect()
             playing.control.start()
             self._announce(ray.get_runtime_context().gcs_address, playing.control.name)

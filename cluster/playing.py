@@ -83,6 +83,7 @@ class Playing:
         self.control = Control(
             self.run_dir, {"status": self._status, "scale": self._scale, "stop": self._stop}
         )
+        self._begins: tuple[int, Pending, Path | None] = 0, Pending(), None
         self._last: IterationRecord | None = None
         self._saved: int | None = None
         self._closing: list[Any] = []
@@ -104,6 +105,10 @@ class Playing:
     def iteration(self) -> int:
         """Iterations trained."""
         return self.game.iteration if self.game is not None else 0
+
+    def look_back(self) -> None:
+        """Find the checkpoint to go on from; UserError where it does not fit this run."""
+        self._begins = self._last_checkpoint()
 
     async def play(self) -> None:
         """Play the run to its end, or until it is asked to stop."""
@@ -159,7 +164,7 @@ class Playing:
 
     async def _set_up(self) -> Game:
         """Start the actors with the weights of the last checkpoint; return the game from there."""
-        iteration, pending, folder = self._last_checkpoint()
+        iteration, pending, folder = self._begins
         for undone in self.ledger.undo_from(iteration):
             log.warning("iteration %d is played again; its rows are in games/undone", undone)
         print(_greeting(self.config, iteration))

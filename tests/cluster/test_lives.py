@@ -56,6 +56,9 @@ class Life:
         self.store = SimpleNamespace(latest=lambda: "no checkpoint between them")
         self.game, self.iteration, self.is_stopping = None, 0, False
 
+    def look_back(self) -> None:
+        pass
+
     async def play(self) -> None:
         self.world.begun += 1
         if self.when == "game":
