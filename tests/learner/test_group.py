@@ -176,8 +176,10 @@ def test_a_rank_that_dies_is_the_loss_of_the_learner_whatever_the_others_say(
 
     async def lose_one() -> None:
         pids = [rank["pid"] for rank in await learner.describe()]
+        # Held, so that it dies in mid-step, however short a step is.
+        os.kill(pids[1], signal.SIGSTOP)
         step = asyncio.ensure_future(learner.step(lsp_groups(), 0))
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
         os.kill(pids[1], signal.SIGKILL)
         with pytest.raises(LearnerError, match=r"step 0: (a rank is lost|ranks \[1\] are lost)"):
             await step
