@@ -92,14 +92,11 @@ def played(schedule: list[str], iterations: int, chance: random.Random) -> dict[
             struck: list[str] = []
             with Stage(head, config, chance, log) as stage:
                 try:
-                    while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
-                        took = KINDS[left[0]].strike(stage)
-                        if took is None:
-                            continue
-                        struck.append(left.popleft())
-                        seconds[struck[-1]].append(took)
+                    for kind, took in faults(stage, left, chance):
+                        struck.append(kind)
+                        seconds[kind].append(took)
                         at = f"{(time.monotonic() - started) / 60:5.1f} min  run {number}"
-                        print(f"{at}  {struck[-1]:<16} {took:6.1f} s", flush=True)
+                        print(f"{at}  {kind:<16} {took:6.1f} s", flush=True)
                     code = stage.wait_until_ended()
                 except (AssertionError, subprocess.TimeoutExpired) as error:
                     # What has been seen until now is written all the same.
@@ -114,6 +111,15 @@ def played(schedule: list[str], iterations: int, chance: random.Random) -> dict[
     results = summed_up(runs, seconds)
     results["violations"] += violations
     return results | {"minutes": (time.monotonic() - started) / 60}
+
+
+def faults(stage: Stage, left: deque[str], chance: random.Random) -> Iterator[tuple[str, float]]:
+    """Strike with those that are left, one by one, until the run has ended: each kind, and the
+    seconds it took the run to be well."""
+    while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
+        took = KINDS[left[0]].strike(stage)
+        if took is not None:
+            yield left.popleft(), took
 
 
 def ends_without_cause(struck: list[str], ends: list[int], code: int) -> list[str]:

@@ -48,13 +48,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     options = parser.parse_args()
     runs = {(name, seed): RUNS / f"{name}-{seed}" for name in VARIANTS for seed in options.seeds}
-    for (name, seed), run_dir in runs.items():
-        if read_summary(run_dir) is None:
-            play(run_dir, [*VARIANTS[name], f"seed={seed}"])
-    summaries = {key: read_summary(run_dir) for key, run_dir in runs.items()}
+    summaries = {
+        (name, seed): summary_of(run_dir, [*VARIANTS[name], f"seed={seed}"])
+        for (name, seed), run_dir in runs.items()
+    }
     figures: dict[str, Any] = {name: {"seeds": []} for name in VARIANTS}
     for (name, seed), summary in summaries.items():
-        assert summary is not None, "it was just played"
         made_with = {key: summary[key] for key in ("wall_s", "versions")}
         made_with["git_commit"] = commit_of(runs[name, seed])
         row = {"seed": seed, **summary["heldout"], **made_with}
@@ -64,10 +63,15 @@ def main() -> None:
     draw(runs, figures, measure.RESULTS / "selfplay.png")
 
 
-def play(run_dir: Path, overrides: list[str]) -> None:
-    """One run, in a process of its own."""
-    command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml"]
-    subprocess.run([*command, f"run_dir={run_dir}", *overrides], check=True)
+def summary_of(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
+    """The summary of a run of the quickstart, which is played, in a process of its own, where it
+    has not ended."""
+    if read_summary(run_dir) is None:
+        command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml"]
+        subprocess.run([*command, f"run_dir={run_dir}", *overrides], check=True)
+    summary = read_summary(run_dir)
+    assert summary is not None, "it was just played"
+    return summary
 
 
 def commit_of(run_dir: Path) -> str:

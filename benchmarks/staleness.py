@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.selfplay import commit_of, play
-from evaluation.run_files import read_history, read_summary
+from benchmarks.selfplay import commit_of, summary_of
+from evaluation.run_files import read_history
 
 RUNS = Path("runs/staleness")
 WARM_UP = 5
@@ -40,10 +40,7 @@ def main() -> None:
 def row_of(seed: int, staleness: int) -> dict[str, Any]:
     """The figures of one run, which is played where it has not ended."""
     run_dir = RUNS / f"staleness-{staleness}-seed-{seed}"
-    if read_summary(run_dir) is None:
-        play(run_dir, [f"seed={seed}", f"staleness={staleness}"])
-    summary = read_summary(run_dir)
-    assert summary is not None, "it was just played"
+    summary = summary_of(run_dir, [f"seed={seed}", f"staleness={staleness}"])
     return {
         "staleness": staleness,
         "seed": seed,

@@ -163,8 +163,8 @@ class Fleet:
 
     def serving(self) -> dict[str, ActorHandle]:
         """The members that get work, by name."""
-        at_work = (seat for seat in self._seats if seat.member.state is State.SERVING)
-        return {seat.member.name: seat.handle for seat in at_work if seat.handle is not None}
+        serving = (seat for seat in self._seats if seat.member.state is State.SERVING)
+        return {seat.member.name: seat.handle for seat in serving if seat.handle is not None}
 
     def replace(self, name: str, cause: str) -> None:
         """Restart a member that its user has found to be of no use; one that leaves is ended."""

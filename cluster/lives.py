@@ -56,7 +56,6 @@ class Lives:
             config.faults.learner_losses,
         )
         self._sizes: dict[str, int] = {}
-        self._trackers: Sequence[Tracker] = ()
         self._playing: Playing | None = None
         self._cleans_up = False
         self._asked = False
@@ -77,14 +76,13 @@ class Lives:
                 # The second time, or before there is a game to save: at once.
                 main.cancel()
 
-        # The libraries' objects stay to the end: looking through them again and again for garbage
-        # took a fifth of the driver's time (benchmarks/driver_cost.py).
+        # The libraries' objects stay to the end: the collector need not look through them again.
         gc.freeze()
-        with answering(ask), open_trackers(self._config) as self._trackers:
-            while await self._goes_on():
+        with answering(ask), open_trackers(self._config) as trackers:
+            while await self._goes_on(trackers):
                 self._started, self._seconds = time.perf_counter(), {"base_model": 0.0}
 
-    async def _goes_on(self) -> bool:
+    async def _goes_on(self, trackers: Sequence[Tracker]) -> bool:
         """Live one life; whether another begins after it."""
         config = settings_now(self._config)
         wired = wire(config, self._model.path)
@@ -95,7 +93,7 @@ class Lives:
             self._seconds,
             self._started,
             self._sizes,
-            self._trackers,
+            trackers,
         )
         began_with = playing.store.latest()
         try:

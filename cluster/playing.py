@@ -59,7 +59,7 @@ class Playing:
         seconds: dict[str, float],
         started: float,
         sizes: Mapping[str, int],
-        trackers: Sequence[Tracker] = (),
+        trackers: Sequence[Tracker],
     ) -> None:
         """`sizes` are those that fleets had in a life before, however they came to them;
         `trackers` are told of every iteration."""
@@ -83,7 +83,6 @@ class Playing:
         self.control = Control(
             self.run_dir, {"status": self._status, "scale": self._scale, "stop": self._stop}
         )
-        self._begins: tuple[int, Pending, Path | None] = 0, Pending(), None
         self._last: IterationRecord | None = None
         self._saved: int | None = None
         self._closing: list[Any] = []

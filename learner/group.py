@@ -266,9 +266,7 @@ class LearnerGroup:
         if not self._ranks:
             return
         futures = [asyncio.wrap_future(rank.describe.remote().future()) for rank in self._ranks]
-        done, _ = await asyncio.wait(futures, timeout=NEWS_S)
-        lost = [i for i, future in enumerate(futures) if future in done and _is_loss(future)]
-        if lost:
+        if lost := await _lost(futures):
             raise LearnerError(f"learner: ranks {lost} are lost: {fault}") from fault
 
     # --- ranks ---
@@ -307,8 +305,7 @@ class LearnerGroup:
             ) from e
         except Exception as e:
             # What the others say when one dies under them comes before the news of its death.
-            done, _ = await asyncio.wait(futures, timeout=NEWS_S)
-            lost = [i for i, future in enumerate(futures) if future in done and _is_loss(future)]
+            lost = await _lost(futures)
             if not lost:
                 raise
             raise LearnerError(f"learner: {what}: ranks {lost} are lost: {e}") from e
@@ -316,6 +313,12 @@ class LearnerGroup:
     def _shape(self) -> dict[str, Any]:
         learner = self.config.learner
         return {"ranks": learner.ranks, "zero_stage": learner.zero_stage, "dtype": learner.dtype}
+
+
+async def _lost(futures: Sequence[asyncio.Future[Any]]) -> list[int]:
+    """The ranks, one call to each of them, of which there is news that they are dead."""
+    done, _ = await asyncio.wait(futures, timeout=NEWS_S)
+    return [rank for rank, future in enumerate(futures) if future in done and _is_loss(future)]
 
 
 def _is_loss(future: asyncio.Future[Any]) -> bool:

@@ -148,12 +148,21 @@ class World:
 def with_fleet(use, replicas: int = 2, **config: object) -> World:
     """Start a fleet, use it as `use(world, fleet)`, and end it."""
 
+    async def started(world: World, fleet: Fleet) -> None:
+        await fleet.start()
+        world.catching_up.clear()
+        await use(world, fleet)
+
+    return with_new_fleet(started, replicas, **config)
+
+
+def with_new_fleet(use, replicas: int = 2, **config: object) -> World:
+    """Use a fleet, which is not started, as `use(world, fleet)`, and end it."""
+
     async def run() -> World:
         world = World()
         fleet = world.fleet(replicas, **config)
         try:
-            await fleet.start()
-            world.catching_up.clear()
             await asyncio.wait_for(use(world, fleet), 90)
         finally:
             await fleet.stop()

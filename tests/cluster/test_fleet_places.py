@@ -15,7 +15,7 @@ from cluster.fleet import Fleet
 from cluster.reserving import actor_class
 from configs.errors import UserError
 from configs.fleets import FleetConfig
-from tests.cluster.local_actors import World, states, until, use_fleet, with_fleet
+from tests.cluster.local_actors import World, states, until, use_fleet, with_fleet, with_new_fleet
 
 
 def test_a_newcomer_without_a_place_is_named_and_joins_when_it_has_one(caplog):
@@ -61,52 +61,40 @@ def test_a_fleet_of_which_none_has_a_place_ends_the_run_and_says_what_is_missing
 
 
 def test_a_fleet_that_finds_no_place_at_its_start_says_what_is_missing(caplog):
-    async def run() -> None:
-        world = World()
+    async def use(world: World, fleet: Fleet) -> None:
         world.may_start.clear()
         world.lacks = dict.fromkeys(["rollout-0", "rollout-1"], "it asks for 1 GPU")
-        fleet = world.fleet(2, placement_deadline_s=0.02, start_deadline_s=0.2)
-        try:
-            with pytest.raises(UserError, match=r"within 0\.2 s: rollout-\d has no place: it asks"):
-                await fleet.start()
-        finally:
-            await fleet.stop()
+        with pytest.raises(UserError, match=r"within 0\.2 s: rollout-\d has no place: it asks"):
+            await fleet.start()
 
-    asyncio.run(run())
+    with_new_fleet(use, placement_deadline_s=0.02, start_deadline_s=0.2)
     assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
 
 
 def test_a_fleet_starts_with_those_that_have_a_place_and_the_others_join_later(caplog):
-    async def run() -> None:
-        world = World()
+    async def use(world: World, fleet: Fleet) -> None:
         world.lacks = {"rollout-1": "it asks for 1 GPU"}
         world.may_start_too["rollout-1"] = asyncio.Event()
-        fleet = world.fleet(3, placement_deadline_s=0.02, start_deadline_s=0.2)
-        try:
-            await fleet.start()
-            assert set(fleet.serving()) == {"rollout-0", "rollout-2"}
-            assert set(fleet.unplaced) == {"rollout-1"}
-            await asyncio.sleep(0.5)  # longer than a start may take
-            assert (await fleet.call("work", 1))[1] == 1
-            await world.publish(fleet, 1)
-            world.lacks.clear()
-            world.may_start_too["rollout-1"].set()
-            await until(lambda: len(fleet.serving()) == 3)
-            assert {actor.version for actor in world.actors} == {1}
-        finally:
-            await fleet.stop()
-        assert [actor.name for actor in world.actors].count("rollout-1") == 1
+        await fleet.start()
+        assert set(fleet.serving()) == {"rollout-0", "rollout-2"}
+        assert set(fleet.unplaced) == {"rollout-1"}
+        await asyncio.sleep(0.5)  # longer than a start may take
+        assert (await fleet.call("work", 1))[1] == 1
+        await world.publish(fleet, 1)
+        world.lacks.clear()
+        world.may_start_too["rollout-1"].set()
+        await until(lambda: len(fleet.serving()) == 3)
+        assert {actor.version for actor in world.actors} == {1}
 
-    asyncio.run(run())
+    world = with_new_fleet(use, replicas=3, placement_deadline_s=0.02, start_deadline_s=0.2)
+    assert [actor.name for actor in world.actors].count("rollout-1") == 1
     assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
 
 
-def test_a_start_goes_on_when_a_member_has_come_back(caplog):
-    async def run() -> None:
-        world = World()
+def test_a_start_goes_on_when_a_member_has_come_back():
+    async def use(world: World, fleet: Fleet) -> None:
         world.lacks = {"rollout-1": "it asks for 1 GPU"}
         world.may_start_too["rollout-1"] = asyncio.Event()
-        fleet = world.fleet(2, placement_deadline_s=0.2, start_deadline_s=5)
         start = asyncio.ensure_future(fleet.start())
         await until(lambda: fleet.serving())
         # Lost before the other is known to have no place; its next process takes its time.
@@ -117,18 +105,15 @@ def test_a_start_goes_on_when_a_member_has_come_back(caplog):
         world.may_start_too["rollout-0"].set()
         await asyncio.wait_for(start, 2)
         assert set(fleet.serving()) == {"rollout-0"}
-        await fleet.stop()
 
-    asyncio.run(run())
+    with_new_fleet(use, placement_deadline_s=0.2, start_deadline_s=5)
 
 
 def test_where_members_start_one_by_one_one_without_a_place_does_not_end_what_serves():
-    async def run() -> None:
-        world = World()
+    async def use(world: World, fleet: Fleet) -> None:
         world.lacks = {"rollout-1": "it asks for 0.5 GPU"}
         for name in ("rollout-1", "rollout-2"):
             world.may_start_too[name] = asyncio.Event()
-        fleet = world.fleet(3, gpus=0.5, placement_deadline_s=0.02, start_deadline_s=0.3)
         start = asyncio.ensure_future(fleet.start())
         await until(lambda: fleet.unplaced)
         await asyncio.sleep(0.2)
@@ -137,28 +122,24 @@ def test_where_members_start_one_by_one_one_without_a_place_does_not_end_what_se
         await asyncio.sleep(0.5)  # longer than a start may take
         assert (await fleet.call("work", 1))[1] == 1
         assert set(fleet.serving()) == {"rollout-0", "rollout-2"}
-        await fleet.stop()
 
-    asyncio.run(run())
+    with_new_fleet(use, replicas=3, gpus=0.5, placement_deadline_s=0.02, start_deadline_s=0.3)
 
 
 @pytest.mark.parametrize("error", ["dies", "has no place"])
 def test_the_first_fault_of_a_start_ends_it_and_leaves_no_actor(error):
-    async def run() -> None:
-        world = World()
+    async def use(world: World, fleet: Fleet) -> None:
         world.may_start_too |= {"rollout-1": asyncio.Event(), "rollout-2": asyncio.Event()}
         if error == "dies":
             world.cannot_start = {"rollout-0"}
         else:
             world.lacks = dict.fromkeys(["rollout-0", "rollout-1"], "it asks for 1 GPU")
             world.may_start_too["rollout-0"] = asyncio.Event()
-        fleet = world.fleet(3, placement_deadline_s=0.02, start_deadline_s=0.2)
         with pytest.raises((RunError, UserError), match=r"could not start|did not start within"):
             await fleet.start()
-        await fleet.stop()
-        assert sorted(world.killed) == ["rollout-0", "rollout-1", "rollout-2"]
 
-    asyncio.run(run())
+    world = with_new_fleet(use, replicas=3, placement_deadline_s=0.02, start_deadline_s=0.2)
+    assert sorted(world.killed) == ["rollout-0", "rollout-1", "rollout-2"]
 
 
 def test_a_call_without_a_member_counts_as_waiting():
