@@ -1,7 +1,8 @@
 """Plays the stages of an experiment in order, for each seed, and goes on where it stopped.
 
 A stage that has ended is not played again, one that was interrupted is continued. Where a stage
-fails, the stages that start from it are skipped for that seed, and all others are played.
+fails, the stages that start from it are skipped for that seed, and all others are played. With
+`at_once` above 1, stages that do not start from each other are played side by side.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.faults import RunError
 from cluster.rundir import newest_export
-from cluster.stage_process import play_apart
+from cluster.stage_process import StageProcesses
 from configs.errors import UserError
 from configs.experiments import (
     ExperimentConfig,
@@ -27,8 +29,8 @@ from configs.functions import resolve
 from configs.load import differences, load, load_resolved, require_shared_run_dir
 from evaluation.run_files import read_summary
 
-Play = Callable[[Path, Sequence[str]], int]
-"""Plays a preset with overrides; returns an exit code."""
+Play = Callable[[str, Path, Sequence[str]], int]
+"""Plays, under a name, a preset with overrides; returns an exit code."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Turn:
     stage: Stage
     seed: int
     root: Path
+
+    @property
+    def name(self) -> str:
+        """The part of its folder's name that no other stage of the experiment has."""
+        return str(self.run_dir.relative_to(self.root))
 
     @property
     def run_dir(self) -> Path:
@@ -69,29 +76,73 @@ def quoted(path: Path) -> str:
     return json.dumps(str(path), ensure_ascii=False)
 
 
-def run_experiment(config: ExperimentConfig, play: Play = play_apart) -> list[str]:
+def run_experiment(config: ExperimentConfig, play: Play | None = None) -> list[str]:
     """Play what is missing; return a sentence for each stage that failed or was skipped.
 
-    Raises UserError before anything is played where a preset or an override is wrong, and
-    RunError where a stage was stopped from elsewhere.
+    Raises UserError before anything is played where a preset or an override is wrong, RunError
+    where a stage was stopped from elsewhere, and KeyboardInterrupt where a signal asked for a stop,
+    after the stages in hand have ended.
     """
     require_shared_run_dir(config.experiment_dir)
     turns = turns_of(config)
     check(turns)
     save_experiment(config)
     make_data(config)
-    failed: dict[Path, str] = {}
-    for place, turn in enumerate(turns):
-        if turn.previous in failed:
-            failed[turn.run_dir] = f"{turn.run_dir} was skipped: {turn.previous} has not ended"
-            continue
-        print(announcement(place, turns, turn), flush=True)
+    with StageProcesses() as processes:
+        schedule = Schedule(turns, config.at_once, play or processes.play)
+        schedule.play(lambda: processes.asked)
+        if processes.asked:
+            raise KeyboardInterrupt
+    return list(schedule.failed.values())
+
+
+@dataclass
+class Schedule:
+    """Turns in their order, at most `at_once` at a time, each after the one that it starts from."""
+
+    turns: Sequence[Turn]
+    at_once: int
+    play_stage: Play
+    failed: dict[Path, str] = field(default_factory=dict)
+    """By run directory, what became of a stage that did not end."""
+
+    def play(self, asked: Callable[[], bool]) -> None:
+        """Play them all; from when `asked` is true, begin none."""
+        waiting, running = list(self.turns), dict[Future[None], Turn]()
+        with ThreadPoolExecutor(self.at_once) as pool:
+            while True:
+                while len(running) < self.at_once and not asked():
+                    turn = self._next(waiting, running.values())
+                    if turn is None:
+                        break
+                    print(announcement(turn, self.turns, self.at_once), flush=True)
+                    running[pool.submit(play_turn, turn, self.play_stage)] = turn
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._note(running.pop(future), future)
+
+    def _next(self, waiting: list[Turn], running: Iterable[Turn]) -> Turn | None:
+        """Take the next turn that need not wait for another; those that never can are skipped."""
+        unfinished = {turn.run_dir for turn in (*waiting, *running)}
+        for turn in list(waiting):
+            if turn.previous in self.failed:
+                waiting.remove(turn)
+                self.failed[turn.run_dir] = (
+                    f"{turn.run_dir} was skipped: {turn.previous} has not ended"
+                )
+            elif turn.previous not in unfinished:
+                waiting.remove(turn)
+                return turn
+        return None
+
+    def _note(self, turn: Turn, future: Future[None]) -> None:
+        """Keep what a stage failed of; raise what is not its own failure."""
         try:
-            play_turn(turn, play)
+            future.result()
         except UserError as error:
-            failed[turn.run_dir] = f"{turn.run_dir} failed: {error}"
-            print(f"selfplay: {failed[turn.run_dir]}", flush=True)
-    return list(failed.values())
+            self.failed[turn.run_dir] = f"{turn.run_dir} failed: {error}"
+            print(f"selfplay: {self.failed[turn.run_dir]}", flush=True)
 
 
 def turns_of(config: ExperimentConfig) -> list[Turn]:
@@ -120,7 +171,7 @@ def play_turn(turn: Turn, play: Play) -> None:
     if read_summary(turn.run_dir) is not None:
         check_same(turn.run_dir, turn.stage.config, overrides)
         return
-    code = play(turn.stage.config, overrides)
+    code = play(turn.name, turn.stage.config, overrides)
     if code:
         raise UserError(
             f"selfplay train ended with exit code {code}; what it said is above, and in"
@@ -140,19 +191,21 @@ def check_same(run_dir: Path, config: Path, overrides: Sequence[str]) -> None:
         )
 
 
-def announcement(place: int, turns: Sequence[Turn], turn: Turn) -> str:
+def announcement(turn: Turn, turns: Sequence[Turn], at_once: int) -> str:
     """Which stage comes now, and about how long the rest takes."""
+    begins = f"[{turns.index(turn) + 1}/{len(turns)}] {turn.run_dir}"
     if read_summary(turn.run_dir) is not None:
-        return f"[{place + 1}/{len(turns)}] {turn.run_dir} has ended"
-    left = seconds_left([one.run_dir for one in turns])
-    return f"[{place + 1}/{len(turns)}] {turn.run_dir}; {estimate(left)}"
+        return f"{begins} has ended"
+    return f"{begins}; {estimate(seconds_left([one.run_dir for one in turns], at_once))}"
 
 
-def seconds_left(run_dirs: Sequence[Path]) -> float | None:
+def seconds_left(run_dirs: Sequence[Path], at_once: int) -> float | None:
     """Seconds for the runs that have not ended, each at the mean of those that have."""
     summaries = [read_summary(run_dir) for run_dir in run_dirs]
     took = [sum(summary["wall_s"].values()) for summary in summaries if summary is not None]
-    return (len(summaries) - len(took)) * sum(took) / len(took) if took else None
+    if not took:
+        return None
+    return (len(summaries) - len(took)) * sum(took) / len(took) / at_once
 
 
 def estimate(left_s: float | None) -> str:

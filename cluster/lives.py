@@ -7,7 +7,6 @@ and a lost learner end a life and begin the next; everything else ends the run.
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import logging
 import signal
@@ -76,8 +75,6 @@ class Lives:
                 # The second time, or before there is a game to save: at once.
                 main.cancel()
 
-        # The libraries' objects stay to the end: the collector need not look through them again.
-        gc.freeze()
         with answering(ask), open_trackers(self._config) as trackers:
             while await self._goes_on(trackers):
                 self._started, self._seconds = time.perf_counter(), {"base_model": 0.0}

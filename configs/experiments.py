@@ -50,6 +50,9 @@ class ExperimentConfig(Config):
     """Each method is played once with each of them."""
     methods: dict[Name, list[StageConfig]] = Field(min_length=1)
     """The stages of each method, in order; an empty list is the base model."""
+    at_once: int = Field(default=1, ge=1)
+    """Stages that are played side by side, each with actors of its own; the machine, or the cluster
+    at RAY_ADDRESS, must have room for them."""
     data: dict[Path, FunctionName] = Field(default={})
     """Files that stages read, each made by a function `(path) -> None` where it is not there."""
 

@@ -24,7 +24,7 @@ from learner.advantages import (
     solver_rewards,
     with_kl_in_reward,
 )
-from learner.batching import Row
+from learner.batching import Row, merged
 from learner.losses import CHALLENGER, SOLVER, row_coefficient
 from rewards.diversity import repetition_penalty
 from rewards.memory import QueryMemory
@@ -182,16 +182,20 @@ def unscored_rows(places: Sequence[Slot], config: RunConfig) -> list[Row]:
 
 
 def trained_rows(places: Sequence[Slot], credit: Credit, config: RunConfig) -> list[Row]:
-    """Return the rows of a training step, each with its advantage and its coefficient in L."""
+    """Return the rows of a training step, each with its advantage and its coefficient in L.
+
+    Answers of a group that are the same are one row: small tasks have few different answers.
+    """
     queries = len(credit.rewards_challenger)
-    return [
+    rows = (
         replace(
             row,
             advantage=_advantage(slot, credit),
             coefficient=_coefficient(slot, queries, config),
         )
         for row, slot in zip(unscored_rows(places, config), places, strict=True)
-    ]
+    )
+    return merged(((slot.group, slot.role), row) for slot, row in zip(places, rows, strict=True))
 
 
 def reward_metrics(rewards: Sequence[Floats], credit: Credit) -> dict[str, float]:

@@ -9,7 +9,8 @@ Axes: B rows of a micro-batch, L its longest prompt + completion, T = L − 1 pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,7 +25,7 @@ PADDING_ROW = -1
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One completion to be trained, or scored (then the advantage is not used)."""
+    """A completion to be trained, or scored (then the advantage is not used); see `merged`."""
 
     row_id: int
     completion: Completion
@@ -32,11 +33,36 @@ class Row:
     temperature: float
     coefficient: float = 1.0
     advantage: float = 0.0
+    count: int = 1
+    """Completions that it stands for."""
 
     @cached_property
     def length(self) -> int:
         """Tokens of prompt and completion."""
         return len(self.completion.prompt_token_ids) + len(self.completion.token_ids)
+
+
+def merged(rows: Iterable[tuple[Hashable, Row]]) -> list[Row]:
+    """Return one row for all rows of the same key and completion, under the first one's id.
+
+    Rows of one key have the same prompt, role and temperature. The loss is linear in coefficients
+    c and in c · A: with their sum for a coefficient and the mean of A weighted by c, the row has
+    the value and the gradient of all of them.
+    """
+    alike: dict[Hashable, list[Row]] = defaultdict(list)
+    for key, row in rows:
+        engine = row.completion.logprobs
+        told = None if engine is None else engine.tobytes()
+        alike[key, row.completion.token_ids.tobytes(), told].append(row)
+    return [_as_one(same) for same in alike.values()]
+
+
+def _as_one(rows: Sequence[Row]) -> Row:
+    if len(rows) == 1:
+        return rows[0]
+    coefficient = sum(row.coefficient for row in rows)
+    gain = sum(row.coefficient * row.advantage for row in rows)
+    return replace(rows[0], coefficient=coefficient, advantage=gain / coefficient, count=len(rows))
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +76,7 @@ class MicroBatch:
     has_engine_B: npt.NDArray[np.bool_]
     advantages_B: npt.NDArray[np.float32]
     coefficients_B: npt.NDArray[np.float32]
+    counts_B: npt.NDArray[np.int64]  # completions that the row stands for
     roles_B: npt.NDArray[np.int64]
     temperatures_B: npt.NDArray[np.float32]
     lengths_B: npt.NDArray[np.int64]
@@ -121,6 +148,7 @@ def _collate(rows: list[Row]) -> MicroBatch:
         has_engine_B=np.array([row.completion.logprobs is not None for row in rows]),
         advantages_B=np.array([row.advantage for row in rows], dtype=np.float32),
         coefficients_B=np.array([row.coefficient for row in rows], dtype=np.float32),
+        counts_B=np.array([row.count for row in rows]),
         roles_B=np.array([row.role for row in rows]),
         temperatures_B=np.array([row.temperature for row in rows], dtype=np.float32),
         lengths_B=np.array([row.length for row in rows]),

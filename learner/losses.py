@@ -47,6 +47,7 @@ class LossInputs:
     has_engine_B: torch.Tensor  # bool: the row carries the engine's log-probabilities
     advantages_B: torch.Tensor
     coefficients_B: torch.Tensor  # 0 for a padding row
+    counts_B: torch.Tensor  # completions that the row stands for
     roles_B: torch.Tensor  # SOLVER or CHALLENGER
 
 
@@ -140,28 +141,30 @@ def loss_sums(
 
     Padding rows (coefficient 0) count nowhere. `summarise` turns the totals into metrics.
     """
-    real_B = inputs.coefficients_B != 0
-    mask_BT = inputs.mask_BT & real_B[:, None]
-    sums = {"tokens": mask_BT.sum(), "entropy": (entropy_BT * mask_BT).sum()}
+    counts_B = inputs.counts_B * (inputs.coefficients_B != 0)
+    counts_BT = inputs.mask_BT * counts_B[:, None]
+    sums = {"tokens": counts_BT.sum(), "entropy": (entropy_BT * counts_BT).sum()}
     for name, role in ROLES.items():
-        rows_B = real_B & (inputs.roles_B == role)
+        rows_B = (counts_B > 0) & (inputs.roles_B == role)
         sums[f"loss_{name}"] = row_losses_B[rows_B].sum()
-        sums[f"tokens_{name}"] = inputs.mask_BT[rows_B].sum()
+        sums[f"tokens_{name}"] = counts_BT[rows_B].sum()
         if inputs.reference_BT is not None:
             log_ratio_BT = inputs.logprobs_BT - inputs.reference_BT
             kl_B = kl_estimate(log_ratio_BT, inputs.mask_BT, "k3", "token")
-            sums[f"kl_{name}"] = kl_B[rows_B].sum()
-    return sums | _engine_sums(inputs, mask_BT & inputs.has_engine_B[:, None], cap)
+            sums[f"kl_{name}"] = (kl_B * counts_B)[rows_B].sum()
+    return sums | _engine_sums(inputs, counts_BT * inputs.has_engine_B[:, None], cap)
 
 
-def _engine_sums(inputs: LossInputs, mask_BT: torch.Tensor, cap: float) -> dict[str, torch.Tensor]:
-    gap_BT = (inputs.logprobs_BT - inputs.engine_BT).masked_fill(~mask_BT, 0.0)
-    weights_BT = gap_BT.exp().clamp(max=cap)
+def _engine_sums(
+    inputs: LossInputs, counts_BT: torch.Tensor, cap: float
+) -> dict[str, torch.Tensor]:
+    gap_BT = (inputs.logprobs_BT - inputs.engine_BT).masked_fill(counts_BT == 0, 0.0)
+    ratio_BT = gap_BT.exp()
     return {
-        "engine_tokens": mask_BT.sum(),
-        "engine_gap": gap_BT.abs().sum(),
-        "importance": (weights_BT * mask_BT).sum(),
-        "importance_clipped": ((gap_BT.exp() > cap) & mask_BT).sum(),
+        "engine_tokens": counts_BT.sum(),
+        "engine_gap": (gap_BT.abs() * counts_BT).sum(),
+        "importance": (ratio_BT.clamp(max=cap) * counts_BT).sum(),
+        "importance_clipped": ((ratio_BT > cap) * counts_BT).sum(),
     }
 
 

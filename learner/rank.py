@@ -240,6 +240,7 @@ class Rank:
             has_engine_B=here(batch.has_engine_B),
             advantages_B=here(batch.advantages_B),
             coefficients_B=here(batch.coefficients_B),
+            counts_B=here(batch.counts_B),
             roles_B=here(batch.roles_B),
         )
         return inputs, entropy_BT

@@ -15,6 +15,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import filelock
 import tokenizers
 import torch
 import transformers
@@ -52,22 +53,20 @@ def build(seed: int, directory: Path, recipe: Recipe | None = None) -> Path:
     if folder.is_dir():
         return folder
     directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".making-") as scratch:
+    # Whoever else wants it meanwhile waits, instead of making it too.
+    with filelock.FileLock(directory / f".{folder.name}.lock"):
+        if not folder.is_dir():
+            _make(folder, recipe, seed)
+    return folder
+
+
+def _make(folder: Path, recipe: Recipe, seed: int) -> None:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".making-") as scratch:
         made = Path(scratch) / "checkpoint"
         model, tokenizer = train(recipe, seed)
         model.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        _put(made, folder)
-    return folder
-
-
-def _put(made: Path, folder: Path) -> None:
-    """Renames a finished checkpoint into place, or leaves the one that came first."""
-    try:
         os.rename(made, folder)
-    except OSError:
-        if not folder.is_dir():
-            raise
 
 
 def main() -> None:

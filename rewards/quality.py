@@ -59,9 +59,10 @@ class QualityJudge:
     ) -> tuple[Verdict, ...]:
         """Return the verdict on each of the G answers.
 
-        The first attempt samples as configured, with `seeds` [G]; an unparsable verdict is asked
-        for again at temperature 1, with `retry_seed`. The score is None where all attempts fail,
-        or where the pair leaves no room for a verdict in the context.
+        The first attempt samples as configured, with `seeds` [G], and at temperature 0 once for all
+        answers that are the same; an unparsable verdict is asked for again at temperature 1, with
+        `retry_seed`. The score is None where all attempts fail, or where the pair leaves no room
+        for a verdict in the context.
         """
         verdicts = [Verdict(None, "")] * len(answer_texts)
         outcomes = ["too_long"] * len(answer_texts)
@@ -69,15 +70,27 @@ class QualityJudge:
         asked = [i for i, prompt in enumerate(prompts) if len(prompt) < self._context]
         for attempt in range(1 + self._retries):
             requests = [self._request(prompts[i], seeds[i], attempt) for i in asked]
-            completions = await asyncio.wrap_future(self._writer.submit(requests))
-            for i, completion in zip(asked, completions, strict=True):
-                verdicts[i] = Verdict(parse_verdict(completion.text), completion.text)
+            texts = await self._written(requests)
+            for i, text in zip(asked, texts, strict=True):
+                verdicts[i] = Verdict(parse_verdict(text), text)
                 outcomes[i] = _outcome(verdicts[i], attempt)
             asked = [i for i in asked if verdicts[i].score is None]
             if not asked:
                 break
         _count(outcomes)
         return tuple(verdicts)
+
+    async def _written(self, requests: Sequence[GenerationRequest]) -> list[str]:
+        """Return the verdict's text of each request."""
+        # Without chance, equal prompts have equal verdicts, whatever their seeds.
+        keys = [
+            r.prompt_token_ids.tobytes() if r.sampling.temperature == 0 else i
+            for i, r in enumerate(requests)
+        ]
+        distinct = dict(zip(keys, requests, strict=True))
+        completions = await asyncio.wrap_future(self._writer.submit(list(distinct.values())))
+        texts = {key: one.text for key, one in zip(distinct, completions, strict=True)}
+        return [texts[key] for key in keys]
 
     def _request(self, prompt: TokenIds, seed: int, attempt: int) -> GenerationRequest:
         if attempt == 0:

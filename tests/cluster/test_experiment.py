@@ -26,7 +26,7 @@ from cluster.experiment import (
 from cluster.experiment_results import write_results
 from cluster.faults import RunError
 from cluster.rundir import newest_export
-from cluster.stage_process import run_apart
+from cluster.stage_process import StageProcesses
 from configs.errors import UserError
 from configs.experiments import ExperimentConfig, load_experiment
 from configs.load import load, save_resolved
@@ -63,7 +63,7 @@ class Player:
         self.played: list[str] = []
         self.models: dict[str, str] = {}
 
-    def __call__(self, preset: Path, overrides: Sequence[str]) -> int:
+    def __call__(self, name: str, preset: Path, overrides: Sequence[str]) -> int:
         config = load(preset, overrides)
         self.played.append(config.run_dir.name)
         self.models[config.run_dir.name] = config.model.path
@@ -133,7 +133,7 @@ def test_a_finished_stage_of_other_settings_is_not_taken_for_this_one(tmp_path):
 
 def test_a_stage_that_was_stopped_stops_the_experiment(tmp_path):
     with pytest.raises(RunError, match="stopped before its end: the same command continues it"):
-        run_experiment(experiment(tmp_path), lambda preset, overrides: 0)
+        run_experiment(experiment(tmp_path), lambda name, preset, overrides: 0)
 
 
 @pytest.mark.parametrize(
@@ -173,10 +173,11 @@ def test_a_run_without_a_checkpoint_starts_no_stage(tmp_path):
 
 def test_time_left_is_the_mean_of_what_ended_times_what_has_not(tmp_path):
     dirs = [tmp_path / name for name in "abc"]
-    assert seconds_left(dirs) is None
+    assert seconds_left(dirs, 1) is None
     dirs[0].mkdir()
     (dirs[0] / "summary.json").write_text('{"wall_s": {"setup": 20.0, "train": 100.0}}')
-    assert seconds_left(dirs) == 240.0
+    assert seconds_left(dirs, 1) == 240.0
+    assert seconds_left(dirs, 2) == 120.0
     assert estimate(240.0).startswith("about 4 min")
 
 
@@ -243,11 +244,40 @@ time.sleep(30)
 
     before = signal.getsignal(signal.SIGINT)
     threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_apart([sys.executable, "-c", code])
+    with StageProcesses() as processes:
+        assert not processes.asked
+        processes.run("one", [sys.executable, "-c", code])
+        assert processes.asked
     assert saved.read_text() == str(int(signal.SIGINT))
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_stages_exit_code_comes_back():
-    assert run_apart([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+def test_a_stages_exit_code_comes_back_and_its_lines_bear_its_name(capsys):
+    with StageProcesses() as processes:
+        code = processes.run("one", [sys.executable, "-c", "print(3); raise SystemExit(7)"])
+    assert (code, capsys.readouterr().out) == (7, "one | 3\n")
+
+
+def test_stages_are_played_side_by_side_and_none_before_the_one_it_starts_from(tmp_path):
+    player, both = Player(), threading.Barrier(2, timeout=20)
+
+    def play(name: str, preset: Path, overrides: Sequence[str]) -> int:
+        if name in ("seed-0/one", "seed-0/three"):
+            both.wait()
+        return player(name, preset, overrides)
+
+    assert run_experiment(experiment(tmp_path, at_once=2), play) == []
+    assert set(player.played[:2]) | {"one+two"} == set(player.played)
+    assert player.played.index("one") < player.played.index("one+two")
+
+
+def test_a_stop_begins_no_other_stage(tmp_path):
+    player = Player()
+
+    def play(name: str, preset: Path, overrides: Sequence[str]) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return player(name, preset, overrides)
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment(tmp_path), play)
+    assert player.played == ["one"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learner.batching import PADDING_ROW, Row, padding_share, split
+from learner.batching import PADDING_ROW, Row, merged, padding_share, split
 from learner.logprobs import ScoringModel
 from learner.losses import LossInputs, LossSettings, row_losses
 from tests.learner.games import completion
@@ -96,6 +98,7 @@ def total_gradient(scoring, reference, per_rank):
             has_engine_B=torch.tensor(batch.has_engine_B),
             advantages_B=torch.tensor(batch.advantages_B),
             coefficients_B=torch.tensor(batch.coefficients_B),
+            counts_B=torch.tensor(batch.counts_B),
             roles_B=torch.tensor(batch.roles_B),
         )
         row_losses(inputs, settings).sum().backward()
@@ -113,3 +116,27 @@ def test_micro_batching_changes_nothing(tiny_model):
     for ranks, budget in ((1, 16), (1, 64), (3, 40), (8, 10_000)):
         parts = total_gradient(scoring, reference, split(given, ranks, budget))
         assert (parts - whole).norm() < 1e-5 * whole.norm()
+
+
+def test_completions_that_are_the_same_are_trained_as_one(tiny_model):
+    models = [AutoModelForCausalLM.from_pretrained(tiny_model(tied)) for tied in (False, False)]
+    scoring, reference = (ScoringModel(model.float(), 7) for model in models)
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter.mul_(1.05)
+    one, other, third = rows([5, 5, 9])
+    same = [replace(one, row_id=i, advantage=a) for i, a in enumerate([1.0, -3.0, 0.5])]
+    given = [*same, replace(other, row_id=3), replace(third, row_id=4)]
+    as_one = merged(("a group", row) for row in given)
+    assert [(row.row_id, row.count) for row in as_one] == [(0, 3), (3, 1), (4, 1)]
+    apart = total_gradient(scoring, reference, split(given, 1, 10_000))
+    together = total_gradient(scoring, reference, split(as_one, 1, 10_000))
+    assert (together - apart).norm() < 1e-5 * apart.norm()
+
+
+def test_completions_of_two_groups_or_of_other_log_probabilities_stay_apart():
+    rng = np.random.default_rng(0)
+    row = Row(0, completion(rng, 3, logprobs=np.zeros(3, np.float32)), 0, 1.0)
+    told = replace(row.completion, logprobs=np.full(3, -1.0, np.float32))
+    given = [("a", row), ("b", row), ("a", replace(row, completion=told)), ("a", row)]
+    assert [one.count for one in merged(given)] == [2, 1, 1]

@@ -36,6 +36,7 @@ def inputs(logprobs_BT, **fields):
         "has_engine_B": torch.zeros(rows, dtype=torch.bool),
         "advantages_B": torch.ones(rows, dtype=torch.float64),
         "coefficients_B": torch.ones(rows, dtype=torch.float64),
+        "counts_B": torch.ones(rows, dtype=torch.long),
         "roles_B": torch.zeros(rows, dtype=torch.long),
     }
     return LossInputs(**(defaults | fields))
@@ -271,4 +272,28 @@ def test_k1_in_the_reward_is_the_gradient_of_kl_scaled(game, size):
     right = kl_gradient(policy, policy.logprobs_ST(), reference_ST)
     torch.testing.assert_close(
         flat_gradient(total, policy), right * (1 - 1 / size), rtol=1e-10, atol=1e-13
+    )
+
+
+def test_a_row_counts_as_often_as_the_completions_it_stands_for():
+    told = {
+        "reference_BT": torch.tensor([[-0.5, -0.5]] * 3, dtype=torch.float64),
+        "engine_BT": torch.tensor([[-1.2, -2.4]] * 3, dtype=torch.float64),
+        "has_engine_B": torch.ones(3, dtype=torch.bool),
+    }
+    apart = inputs([[-1.0, -2.0]] * 2 + [[-0.1, -4.0]], **told)
+    first = [0, 2]
+    fields = {key: value[first] for key, value in told.items()}
+    as_one = inputs(
+        [[-1.0, -2.0], [-0.1, -4.0]],
+        **fields,
+        counts_B=torch.tensor([2, 1]),
+        coefficients_B=torch.tensor([2.0, 1.0], dtype=torch.float64),
+    )
+    entropy_BT = torch.tensor([[1.0, 2.0], [1.0, 2.0], [3.0, 4.0]])
+    settings = LossSettings(beta=0.2, estimator="k2", level="token", importance_cap=2.0)
+    sums = loss_sums(row_losses(apart, settings), apart, entropy_BT, cap=2.0)
+    also = loss_sums(row_losses(as_one, settings), as_one, entropy_BT[first], cap=2.0)
+    assert {key: float(value) for key, value in also.items()} == pytest.approx(
+        {key: float(value) for key, value in sums.items()}
     )

@@ -68,6 +68,16 @@ def test_unparsable_verdicts_alone_are_asked_again_and_stay_in_their_places():
     assert [len(call) for call in calls_of(judge)] == [3, 2]
 
 
+def test_the_same_answer_has_one_greedy_verdict_and_retries_of_its_own():
+    judge = judge_of(lambda prompt, attempt: SIX if "alpha" in prompt or attempt else "hm")
+    verdicts = ask(judge, ["beta", "alpha", "beta", "alpha", "beta"])
+    assert [verdict.score for verdict in verdicts] == [6] * 5
+    assert [len(call) for call in calls_of(judge)] == [2, 3]
+    sampled = judge_of(lambda prompt, attempt: SIX, sampling=SamplingConfig(temperature=1.0))
+    ask(sampled, ["beta", "beta"])
+    assert [len(call) for call in calls_of(sampled)] == [2]
+
+
 def test_first_attempt_is_greedy_and_retries_have_new_seeds_at_temperature_one():
     judge = judge_of(lambda prompt, attempt: "hm", retries=3)
     verdicts = ask(judge, ["beta", "alpha"])
