@@ -19,6 +19,8 @@ endif
 SOURCES := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
 	$(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL) --index-strategy unsafe-best-match)
 UV := $(VENV)/bin/python -m uv
+# Tests of one file stay together, since they share engines.
+WORKERS ?= 2
 # Setting SET="iterations=5" changes the quickstart's configuration.
 SET ?=
 
@@ -51,7 +53,7 @@ quickstart: $(READY)  ## Train the playground's model by self-play on this CPU
 	$(PYTHON) -m cluster train configs/quickstart.yaml $(SET)
 
 test: $(READY)  ## Run the tests
-	$(PYTHON) -m pytest -m "not gpu" $(PYTEST)
+	$(PYTHON) -m pytest -m "not gpu" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST)
 
 test-gpu: $(READY)  ## Run the tests that need a GPU
 	$(PYTHON) -m pytest -m gpu $(PYTEST)

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from cluster.plan import ray_resources, this_machine
+from cluster.token import make_token
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +28,7 @@ def connect() -> None:
         "runtime_env": {"env_vars": environment},
     }
     if "RAY_ADDRESS" not in os.environ:
+        make_token()
         # What the plan counted, which Ray may count otherwise.
         options |= {"address": "local", "include_dashboard": False}
         options |= ray_resources(this_machine())

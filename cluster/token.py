@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +16,24 @@ def use_token() -> None:
     """Have Ray, which is not imported yet, show its token where there is one."""
     if find_token(os.environ) is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def make_token() -> None:
+    """Make the token that a Ray of our own looks for when it starts, where there is none.
+
+    Ray makes one too, but two that start at the same time overwrite each other's, and all users of
+    the machine can read it.
+    """
+    if token_is_off(os.environ) or find_token(os.environ):
+        return
+    folder = Path.home() / ".ray"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder) as made:
+        made.write(secrets.token_hex(32))
+        made.flush()
+        # Whoever comes first: a link does not overwrite.
+        with contextlib.suppress(FileExistsError):
+            os.link(made.name, folder / "auth_token")
 
 
 def find_token(environment: Mapping[str, str]) -> str | None:

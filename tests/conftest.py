@@ -56,6 +56,9 @@ def ray_session() -> Iterator[None]:
     """One local Ray for all tests that need actors; its CPUs are numbers, whatever there is."""
     import ray
 
+    from cluster.token import make_token
+
+    make_token()
     ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()

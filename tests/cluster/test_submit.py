@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.server
+import os
 import shutil
 import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,7 +28,7 @@ from cluster.submit import (
     packed,
     travelling_config,
 )
-from cluster.token import find_token
+from cluster.token import find_token, make_token
 from configs.errors import UserError
 from configs.load import RAY_JOB_VARIABLE, load, require_shared_run_dir
 from tests.cluster.head import PACKAGES
@@ -212,6 +214,25 @@ def test_the_token_is_the_one_that_ray_finds(tmp_path, monkeypatch, named):
     ray = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token"]
     done = subprocess.run(ray, env=environment, capture_output=True, text=True, check=True)
     assert find_token(environment) == done.stdout
+
+
+def test_of_tokens_made_at_the_same_time_one_stays_and_others_cannot_read_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    together = threading.Barrier(8)
+
+    def make(_: int) -> str | None:
+        together.wait()
+        make_token()
+        return find_token(os.environ)
+
+    with ThreadPoolExecutor(8) as pool:
+        (token,) = set(pool.map(make, range(8)))
+    assert token is not None
+    assert len(token) == 64
+    (made,) = (tmp_path / ".ray").iterdir()
+    assert made.stat().st_mode & 0o077 == 0
 
 
 def test_no_token_and_an_unreadable_one(tmp_path, monkeypatch):
