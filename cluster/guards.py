@@ -13,8 +13,8 @@ from typing import Any
 from configs.errors import UserError
 from configs.guards import GuardConfig
 
-STEADY = ("learner", "parts", "diversity", "seconds")
-"""Sections whose keys are the same in every line; others hold what happened in the iteration."""
+COUNTS = ("rejected", "dropped")
+"""Sections that count what happened in the iteration: what is not there happened no time."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Alarm:
         """One sentence."""
         guard = self.guard
         limit = f"above {guard.above:g}" if guard.above is not None else f"below {guard.below:g}"
-        return f"{guard.metric} is {self.value:.4g}, {limit} in every iteration since {self.began}"
+        return f"{guard.metric} is {self.value:.4g}, {limit} ever since iteration {self.began}"
 
 
 class Guards:
@@ -88,7 +88,7 @@ def last_good(began: int, staleness: int) -> int:
 
 def figure(row: Mapping[str, Any], metric: str, key: str) -> float | None:
     """The figure `metric` (`name` or `section.name`) of a line of metrics.jsonl, None where it has
-    none this time.
+    none this time; a count that is not there is 0.
 
     Raises UserError, naming the `key` of the configuration, where no line has such a figure.
     """
@@ -98,8 +98,13 @@ def figure(row: Mapping[str, Any], metric: str, key: str) -> float | None:
     value = row[name]
     if not inner and isinstance(value, int | float | None):
         return value
-    if inner and isinstance(value, dict) and (inner in value or name not in STEADY):
-        return value.get(inner)
+    if inner and isinstance(value, dict):
+        if inner in value:
+            return value[inner]
+        if name in COUNTS:
+            return 0.0
+        if not value:  # as `development` is where it was not measured
+            return None
     found = ", ".join(f"{name}.{one}" for one in value) if isinstance(value, dict) else name
     raise UserError(f"{key}: no iteration has a figure {metric!r}; there is {found or 'none yet'}")
 

@@ -31,6 +31,9 @@ VALUE = Gauge("selfplay_value", "V: mean external reward R of the last iteration
 QUALITY = Gauge("selfplay_quality", "V_Q: mean quality reward of the last iteration, 0 to 7")
 PART = Gauge("selfplay_reward_part", "Mean of a named part of R in the last iteration", ["part"])
 ADMITTED = Counter("selfplay_queries_admitted", "Queries that were admitted and trained")
+ADMITTED_SHARE = Gauge(
+    "selfplay_queries_admitted_ratio", "Share of the sampled queries that were admitted"
+)
 REJECTED = Counter("selfplay_queries_rejected", "Queries the gate rejected, by reason", ["reason"])
 DROPPED = Counter("selfplay_groups_dropped", "Groups dropped and played again", ["reason"])
 STALENESS = Gauge("selfplay_staleness_versions", "Versions from a group's oldest token to its step")
@@ -74,6 +77,7 @@ def observe(record: IterationRecord, iterations: int) -> None:
     QUALITY.set(record.v_quality)
     for name, value in record.parts.items():
         PART.labels(name).set(value)
+    ADMITTED_SHARE.set(record.admitted_share)
     STALENESS.set(record.staleness_mean)
     STALENESS_MAX.set(record.staleness_max)
     QUERY_TOKENS.set(record.query_tokens)

@@ -81,7 +81,7 @@ def make_plan(config: RunConfig, nodes: Sequence[NodeConfig]) -> Plan:
         )
         for seat in seats
     }
-    device, host = learner_parts(config.learner, size, kl=config.learner.kl.coefficient > 0)
+    device, host = learner_parts(config.learner, size, kl=config.learner.kl.has_reference)
     parts, host_parts = {"learner": device}, {"learner": host}
     sizes = {
         f"reward_{part.name}": measure(f"rewards.parts.{part.name}.model", part.model, reward=True)

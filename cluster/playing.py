@@ -274,9 +274,10 @@ class Playing:
         """Write a checkpoint where one is due, or where this is the best so far."""
         due = game.iteration % self.config.checkpoint.every == 0
         named = self.config.checkpoint.best
-        value = None
-        if named is not None and (due or record.development):
-            value = figure(record.as_dict(), named, "checkpoint.best")
+        # Looked up in every iteration, so that a wrong name is noticed in the first.
+        value = figure(record.as_dict(), named, "checkpoint.best") if named is not None else None
+        if not (due or record.development):
+            value = None
         better = value is not None and self._is_best(value)
         if due or better:
             await self._save(game)

@@ -21,7 +21,8 @@ class GuardConfig(Config):
     """The limit, where less is too little."""
     patience: int = Field(default=3, ge=1)
     """Iterations in a row beyond the limit before it alarms, and again after as many more. An
-    iteration without the figure changes nothing."""
+    iteration without the figure (a mean of nothing, what is measured now and then) changes
+    nothing; a count that is absent is 0."""
     action: Literal["log", "stop", "rollback"] = "log"
     """log: a warning in the log, the record and the metrics. stop: a checkpoint, and the run ends
     with exit code 1. rollback: the run goes on from the last checkpoint whose model played no

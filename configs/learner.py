@@ -24,6 +24,14 @@ class KLConfig(Config):
     """Σ_t f(l_t), or f(Σ_t l_t), with l_t the log-ratio of token t."""
     place: Literal["loss", "reward"] = "loss"
     """In the loss, or subtracted from the reward before the advantage."""
+    watched: bool = True
+    """Load the reference at β = 0 too, so that the KL of each role is seen; false saves its memory
+    and its forward pass."""
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether the learner loads the frozen reference."""
+        return self.coefficient > 0 or self.watched
 
 
 class LearnerConfig(Config):
@@ -62,8 +70,8 @@ class LearnerConfig(Config):
     logprob_chunk: int = Field(default=1024, ge=1)
     """Tokens whose logits over the vocabulary exist at one time."""
     aggregation: Literal["constant", "token_mean"] = "constant"
-    """Σ over tokens divided by a constant (the role's token limit), or by each sequence's own
-    length."""
+    """Σ over tokens divided by a constant (the Solver's token limit, for both roles), or by each
+    sequence's own length."""
     advantage_std: bool = False
     """Divide the Solver's advantages by their group's standard deviation (GRPO as TRL has it;
     the paper centres only)."""

@@ -222,14 +222,14 @@ def _advantage(slot: Slot, credit: Credit) -> float:
 
 
 def _coefficient(slot: Slot, queries: int, config: RunConfig) -> float:
-    sampling = (config.challenger if slot.role == CHALLENGER else config.solver).sampling
     return row_coefficient(
         slot.role,
         len(slot.completion.token_ids),
         queries=queries,
         answers=config.answers,
         alpha=config.challenger.alpha,
-        max_tokens=sampling.max_tokens,
+        # One constant for both roles: two would change α.
+        constant=config.solver.sampling.max_tokens,
         aggregation=config.learner.aggregation,
     )
 

@@ -12,6 +12,7 @@ Tensors over T are zero outside the completion, where `mask_BT` is False.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,16 +59,16 @@ def row_coefficient(
     queries: int,
     answers: int,
     alpha: float,
-    max_tokens: int,
+    constant: int,
     aggregation: Aggregation,
 ) -> float:
     """Return c of one completion of `length` tokens.
 
-    1/(N·G) for the Solver and α/N for the Challenger, over the role's token limit (`constant`:
-    the sequence sum up to the learning rate) or over the row's own length (`token_mean`).
+    1/(N·G) for the Solver and α/N for the Challenger, over `constant` (the sequence sum up to the
+    learning rate, so it must be the same for both) or over the row's own length (`token_mean`).
     """
     share = 1.0 / (queries * answers) if role == SOLVER else alpha / queries
-    return share / (max_tokens if aggregation == "constant" else length)
+    return share / (constant if aggregation == "constant" else length)
 
 
 def sequence_ratio(logprobs_BT: torch.Tensor, weights_BT: torch.Tensor) -> torch.Tensor:
@@ -173,8 +174,8 @@ def summarise(sums: dict[str, float]) -> dict[str, float]:
 
     `loss_challenger` holds α already: loss = loss_solver + loss_challenger. `kl_*` is the mean
     per token of k3, which is never negative and varies little, whatever estimator is trained
-    with. `entropy` is the mean per token in nats, after temperature. The engine's metrics are
-    absent where it reported no log-probabilities.
+    with, and NaN where nothing of the role was trained. `entropy` is the mean per token in nats,
+    after temperature. The engine's metrics are absent where it reported no log-probabilities.
     """
     metrics = {
         "loss": sums["loss_solver"] + sums["loss_challenger"],
@@ -183,8 +184,11 @@ def summarise(sums: dict[str, float]) -> dict[str, float]:
     }
     for name in ROLES:
         metrics[f"loss_{name}"] = sums[f"loss_{name}"]
-        if f"kl_{name}" in sums and sums[f"tokens_{name}"]:
-            metrics[f"kl_{name}"] = sums[f"kl_{name}"] / sums[f"tokens_{name}"]
+        if f"kl_{name}" in sums:
+            tokens_of_role = sums[f"tokens_{name}"]
+            metrics[f"kl_{name}"] = (
+                sums[f"kl_{name}"] / tokens_of_role if tokens_of_role else math.nan
+            )
     if tokens := sums["engine_tokens"]:
         metrics["importance_weight_mean"] = sums["importance"] / tokens
         metrics["importance_clipped_share"] = sums["importance_clipped"] / tokens

@@ -6,6 +6,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 LOSS = Gauge("selfplay_learner_loss", "Loss of the last step, by role", ["role"])
 KL = Gauge("selfplay_learner_kl_nats", "Mean k3 per token to the reference, by role", ["role"])
+ENGINE_DIFFERENCE = Gauge(
+    "selfplay_learner_engine_logprob_difference_nats",
+    "Mean difference to the engine's log-probabilities per trained token, where it told them",
+)
 ENTROPY = Gauge("selfplay_learner_entropy_nats", "Mean entropy per trained token")
 GRADIENT_NORM = Gauge("selfplay_learner_gradient_norm", "Gradient norm before clipping")
 LEARNING_RATE = Gauge("selfplay_learner_learning_rate", "Learning rate of the last step")
@@ -32,6 +36,8 @@ def observe_step(metrics: dict[str, float], iteration: int, applied: bool) -> No
     ENTROPY.set(metrics["entropy"])
     GRADIENT_NORM.set(metrics["grad_norm"])
     LEARNING_RATE.set(metrics["learning_rate"])
+    if "engine_logprob_difference" in metrics:
+        ENGINE_DIFFERENCE.set(metrics["engine_logprob_difference"])
     for role in ("solver", "challenger"):
         LOSS.labels(role).set(metrics[f"loss_{role}"])
         if f"kl_{role}" in metrics:

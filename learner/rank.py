@@ -93,7 +93,7 @@ class Rank:
             importance_cap=self.config.importance_cap if config.staleness > 0 else None,
         )
         self.engine = self._policy_engine()
-        self.reference = self._reference_model() if kl.coefficient > 0 else None
+        self.reference = self._reference_model() if kl.has_reference else None
 
     @property
     def model(self) -> PreTrainedModel:

@@ -86,8 +86,8 @@ def test_too_little_is_an_alarm_too_and_the_gravest_comes_first():
     back = GuardConfig(**KL | {"patience": 1}, action="rollback", set=["learner.kl.coefficient=1"])
     (first, second) = Guards([low, back], []).check(line(7, 2.0, 0.25))
     assert (first.guard, second.guard) == (back, low)
-    assert str(first) == "learner.kl_solver is 2, above 1 in every iteration since 7"
-    assert str(second) == "admitted_share is 0.25, below 0.5 in every iteration since 7"
+    assert str(first) == "learner.kl_solver is 2, above 1 ever since iteration 7"
+    assert str(second) == "admitted_share is 0.25, below 0.5 ever since iteration 7"
 
 
 @pytest.mark.parametrize("metric", ["learner.kl_solvr", "kl", "learner", "admitted_share.x"])
@@ -97,9 +97,23 @@ def test_a_figure_that_no_iteration_has_is_named(metric):
         guards.check(line(0, 0.0))
 
 
-def test_what_happens_now_and_then_may_be_absent():
-    assert figure(line(0, 0.0), "rejected.echo", "key") is None
+def test_what_is_measured_now_and_then_may_be_absent_and_then_not_be_misspelt():
     assert figure(line(0, 0.0), "development.solved", "key") is None
+    measured = line(0, 0.0) | {"development": {"solved": 0.5}}
+    with pytest.raises(UserError, match=r"key: no iteration has a figure 'development\.solvd'"):
+        figure(measured, "development.solvd", "key")
+
+
+def test_a_count_that_is_absent_is_zero_and_ends_a_row():
+    counts = [5, None, 6, None, None, 4, 4, 4]
+    rows = [
+        line(i, 0.0) | {"rejected": {} if count is None else {"echo": count}}
+        for i, count in enumerate(counts)
+    ]
+    guards = Guards([GuardConfig(metric="rejected.echo", above=3, patience=3)], [])
+    assert [[alarm.began for alarm in guards.check(row)] for row in rows] == [*[[]] * 7, [5]]
+    few = Guards([GuardConfig(metric="dropped.nan", below=1, patience=1)], [])
+    assert len(few.check(line(0, 0.0) | {"dropped": {}})) == 1
 
 
 @pytest.mark.parametrize(

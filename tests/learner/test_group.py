@@ -102,7 +102,7 @@ def plain_loss(model, reference, groups, config) -> torch.Tensor:
             advantage = reward[i][j] - reward[i].mean()
             loss = loss - term(answer, advantage, 0.7) / (n * g) / 20
         if item.query.completion is not None:
-            loss = loss - alpha * term(item.query.completion, asked[i] - mean, 1.0) / n / 10
+            loss = loss - alpha * term(item.query.completion, asked[i] - mean, 1.0) / n / 20
     return loss
 
 

@@ -125,7 +125,7 @@ def test_stale_rows_without_log_probabilities_are_refused():
 
 
 def test_coefficients_of_the_equation():
-    shape = {"queries": 4, "answers": 8, "alpha": 0.3, "max_tokens": 100}
+    shape = {"queries": 4, "answers": 8, "alpha": 0.3, "constant": 100}
     constant = {"aggregation": "constant", **shape}
     assert row_coefficient(SOLVER, 7, **constant) == pytest.approx(1 / (4 * 8 * 100))
     assert row_coefficient(CHALLENGER, 7, **constant) == pytest.approx(0.3 / (4 * 100))
