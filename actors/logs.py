@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -33,10 +35,27 @@ class Fields(logging.Filter):
         return True
 
 
-def kept_in(path: Path) -> logging.FileHandler:
+class LogFile(logging.FileHandler):
+    """A log for which the disk may have no room, or no folder any more: that ends nothing.
+
+    What a full disk ends says so itself, and is not to be hidden behind errors of the log.
+    """
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (its name in logging)
+        """Say nothing of the disk."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file, whatever of it can no longer be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def kept_in(path: Path) -> LogFile:
     """A handler that writes lines of `FORMAT` to a file; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     handler.addFilter(Fields())
     return handler

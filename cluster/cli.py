@@ -22,6 +22,7 @@ from cluster.cli_live import add_live
 from cluster.cli_submit import add_submit
 from cluster.faults import RunError
 from configs.errors import UserError, disk_fault
+from learner.errors import LearnerError
 
 DESCRIPTION = "Language Self-Play: a language model trains by playing against itself."
 EXAMPLES = """\
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"selfplay: {sentence}", file=sys.stderr)
         return 2
-    except RunError as error:
+    except (RunError, LearnerError) as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)
         print(f"selfplay: {error}", file=sys.stderr)

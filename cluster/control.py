@@ -18,6 +18,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.claim import Driver, living_driver
 from configs.errors import UserError
@@ -29,6 +30,8 @@ NAMESPACE = "selfplay"
 ANSWER_DEADLINE_S = 60.0
 """For an answer of the driver, which may be writing a checkpoint."""
 MOST_QUESTIONS = 100
+RESTART_S = 1.0
+"""Between looks for an actor that starts again."""
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -79,8 +82,15 @@ class Control:
     def start(self) -> None:
         """Be found from now on."""
         actor: Any = ray.remote(ControlActor)
+        here = ray.get_runtime_context().get_node_id()
         self._actor = actor.options(
-            name=self.name, namespace=NAMESPACE, num_cpus=0, max_concurrency=MOST_QUESTIONS
+            name=self.name,
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_concurrency=MOST_QUESTIONS,
+            max_restarts=-1,
+            # Elsewhere it would be lost with a node that the run can do without.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         ).remote()
         self._serving = asyncio.create_task(self._serve())
 
@@ -95,8 +105,12 @@ class Control:
 
     async def _serve(self) -> None:
         while True:
-            number, what, arguments = await self._actor.next.remote()
-            await self._actor.answer.remote(number, *await self._answered(what, arguments))
+            try:
+                number, what, arguments = await self._actor.next.remote()
+                await self._actor.answer.remote(number, *await self._answered(what, arguments))
+            except RayActorError as error:
+                log.warning("control: its actor is lost and starts again: %s", error)
+                await asyncio.sleep(RESTART_S)
 
     async def _answered(self, what: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
         try:
@@ -133,7 +147,9 @@ def stop_elsewhere(run: str, deadline_s: float) -> None:
     """Ask a live run on another host to save and end; return when its driver is gone."""
     with _connected(run) as actor:
         try:
-            ray.get(actor.ask.remote("stop", {}), timeout=ANSWER_DEADLINE_S)
+            good, content = ray.get(actor.ask.remote("stop", {}), timeout=ANSWER_DEADLINE_S)
+            if not good:
+                raise UserError(content)
             ray.get(actor.ended.remote(), timeout=deadline_s)
         except RayActorError:
             return

@@ -72,7 +72,8 @@ class Ledger:
         path = self.folder / f"{iteration:06d}.parquet"
         unfinished = path.with_suffix(".unfinished")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Not its parents: a run directory that is gone is not made anew without its rest.
+            self.folder.mkdir(exist_ok=True)
             with unfinished.open("wb") as file:
                 pq.write_table(table, file)
                 file.flush()

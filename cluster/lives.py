@@ -7,6 +7,7 @@ and a lost learner end a life and begin the next; everything else ends the run.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import logging
 import signal
@@ -136,9 +137,11 @@ class Lives:
             raise
         finally:
             self._cleans_up = True
-            await playing.control.stop()
-            await playing.wired.stop()
-            playing.close()
-            ray.shutdown()
-            self._announce(None, None)
+            # From the last to the first, each whatever becomes of the others.
+            async with contextlib.AsyncExitStack() as ends:
+                ends.callback(self._announce, None, None)
+                ends.callback(ray.shutdown)
+                ends.callback(playing.close)
+                ends.push_async_callback(playing.wired.stop)
+                ends.push_async_callback(playing.control.stop)
             self._cleans_up = False

@@ -6,6 +6,7 @@ All are fed from one `IterationRecord` per iteration. Names are listed in docs/m
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections import Counter as Tally
@@ -22,6 +23,8 @@ from cluster.record import IterationRecord
 from cluster.trackers import Tracker
 from configs.errors import UserError, naming
 from evaluation.run_files import read_history
+
+log = logging.getLogger(__name__)
 
 ITERATION = Gauge("selfplay_iteration", "Iterations trained")
 ITERATIONS_TARGET = Gauge("selfplay_iterations_target", "Iterations the run is to train")
@@ -145,7 +148,8 @@ class History:
         with naming(self.path):
             unfinished.write_text("".join(f"{json.dumps(row)}\n" for row in kept), "utf-8")
             unfinished.replace(self.path)
-        self._board = SummaryWriter(str(run_dir / "tensorboard"), purge_step=iteration)
+        self._folder = run_dir / "tensorboard"
+        self._board = SummaryWriter(str(self._folder), purge_step=iteration)
         self._trackers = trackers
 
     def write(self, record: IterationRecord) -> None:
@@ -155,14 +159,18 @@ class History:
             file.flush()
             os.fsync(file.fileno())
         figures = dict(scalars(record))
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, record.iteration)
+        with naming(self._folder):
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, record.iteration)
         for tracker in self._trackers:
             tracker.write(record.iteration, figures)
 
     def close(self) -> None:
-        """Write out what TensorBoard holds back."""
-        self._board.close()
+        """Write out what TensorBoard holds back, where the disk takes it: the rest has ended."""
+        try:
+            self._board.close()
+        except OSError as error:
+            log.warning("the end of %s is not written: %s", self._folder, error)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class StepResult:
 
     `applied` is False where the weights were left as they were: a loss or gradient was NaN or
     infinite, and `bad_groups` are the indices of the groups whose loss it was. Challenger values
-    are NaN for queries out of a data set.
+    are NaN for queries out of a data set, and advantages for queries that are not trained (α = 0).
     """
 
     applied: bool
@@ -345,6 +346,9 @@ def _result(
     places: Sequence[assembly.Slot],
 ) -> StepResult:
     bad_rows = [row for report in reports for row in report.bad_rows]
+    # At α = 0 queries are not trained, whatever their advantage would be.
+    trained_N = np.zeros(len(credit.advantages_challenger), dtype=bool)
+    trained_N[[slot.group for slot in places if slot.answer is None]] = True
     return StepResult(
         applied=reports[0].applied,
         metrics=metrics,
@@ -352,6 +356,6 @@ def _result(
         rewards_solver=credit.rewards_solver,
         rewards_challenger=credit.rewards_challenger,
         advantages_solver=credit.advantages_solver,
-        advantages_challenger=credit.advantages_challenger,
+        advantages_challenger=np.where(trained_N, credit.advantages_challenger, math.nan),
         bad_groups=sorted({places[row].group for row in bad_rows if row >= 0}),
     )

@@ -43,3 +43,14 @@ def test_every_line_says_of_which_run_actor_iteration_and_version(tmp_path, monk
 def test_a_node_that_does_not_share_the_folder_keeps_nothing(tmp_path):
     logs.keep_log(tmp_path / "elsewhere", "rollout-1")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_that_the_disk_has_no_room_for_ends_nothing_and_says_nothing(tmp_path, capsys):
+    (tmp_path / "full.log").symlink_to("/dev/full")
+    handler = logs.kept_in(tmp_path / "full.log")
+    logger = logging.getLogger("a logger of this test")
+    logger.addHandler(handler)
+    logger.warning("one")
+    logger.removeHandler(handler)
+    handler.close()
+    assert capsys.readouterr().err == ""

@@ -14,6 +14,7 @@ import pytest
 from cluster import cli
 from cluster.faults import RunError
 from configs.errors import DISK_REMEDIES, UserError, naming
+from learner.errors import LearnerError
 from tests.conftest import ROOT
 
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
@@ -108,6 +109,7 @@ def test_train_warns_of_the_printed_kl_before_it_starts(fake_run, capsys):
     [
         (UserError("name the key"), 2, "selfplay: name the key\n"),
         (RunError("64 groups dropped in a row"), 1, "selfplay: 64 groups dropped in a row\n"),
+        (LearnerError("no place for the learner"), 1, "selfplay: no place for the learner\n"),
         (KeyboardInterrupt(), 130, "selfplay: interrupted\n"),
     ],
 )

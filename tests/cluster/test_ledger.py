@@ -174,3 +174,10 @@ def test_a_crash_while_writing_leaves_no_half_file(run_dir, monkeypatch):
 def test_an_empty_ledger_reads_as_no_rows(tmp_path):
     assert Ledger(tmp_path).read().num_rows == 0
     assert Ledger(tmp_path).undo_from(0) == []
+
+
+def test_a_run_directory_that_is_gone_is_not_made_anew(tmp_path):
+    groups = [Group(Query("000000-0000-000", "q"), (), Scores({}), "empty")]
+    with pytest.raises(UserError, match=r"000000\.parquet cannot be written.*No such file"):
+        Ledger(tmp_path / "gone").write(0, groups, [], Outcome([np.zeros(0)], np.array([0.0])))
+    assert not (tmp_path / "gone").exists()

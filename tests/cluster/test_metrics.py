@@ -142,6 +142,18 @@ def test_a_full_disk_is_named_with_the_history(played, tmp_path):
     assert begun.value.filename == added.value.filename == str(tmp_path / "metrics.jsonl")
 
 
+def test_a_board_that_cannot_be_written_to_its_end_ends_nothing(played, tmp_path, caplog):
+    history = History(tmp_path, 0)
+    history.write(played[0])
+
+    def close() -> None:
+        raise OSError(28, "No space left on device")
+
+    history._board.close = close
+    history.close()
+    assert "the end of" in caplog.text
+
+
 def test_scalars_are_numbers_under_their_section(played):
     found = dict(scalars(played[0]))
     assert found["parts/solved"] == played[0].parts["solved"]

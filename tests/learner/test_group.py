@@ -18,9 +18,11 @@ from actors.records import Completion
 from configs.errors import UserError
 from learner import group as group_module
 from learner.actor import LearnerRank
+from learner.advantages import Credit
+from learner.assembly import Slot
 from learner.errors import LearnerError
 from learner.group import LearnerGroup
-from learner.rank import Rank
+from learner.rank import Rank, RankReport
 from tests.learner.games import LSP, completion, group, run_config
 
 RTOL = 1e-4
@@ -166,6 +168,18 @@ def test_two_ranks_equal_plain_pytorch(ray_session, tiny_model, monkeypatch, sta
             assert relative(ours[name], change) < RTOL_SMALL, name
     finally:
         learner.stop()
+
+
+def test_a_query_that_is_not_trained_has_no_advantage():
+    report = RankReport({}, [], applied=True)
+    credit = Credit(
+        [np.ones(2)] * 2, np.array([1.0, 3.0]), [np.zeros(2)] * 2, np.array([-1.0, 1.0])
+    )
+    rng = np.random.default_rng(0)
+    places = [Slot(0, 0, completion(rng, 3)), Slot(1, None, completion(rng, 3))]
+    result = group_module._result([report], {}, {}, credit, places)
+    np.testing.assert_array_equal(result.advantages_challenger, [math.nan, 1.0])
+    np.testing.assert_array_equal(result.rewards_challenger, [1.0, 3.0])
 
 
 def test_a_rank_that_dies_is_the_loss_of_the_learner_whatever_the_others_say(
