@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import pairwise
 
 from actors.killable import AwaitableFunction
 from actors.records import Query
@@ -145,12 +146,17 @@ def word_runs(text: str, length: int) -> Iterator[tuple[str, ...]]:
 
 
 def template_markers(prompt: PromptFile) -> list[str]:
-    """Return the lines right above and below the template slot that look like markers.
+    """Return what stands right before and after the template slot and looks like a marker: the
+    words beside it in its line, or the whole lines above and below.
 
-    A marker begins and ends with punctuation, as `[START]` or `---` do: a line of plain words
-    could well stand in a query.
+    A marker begins and ends with punctuation, as `<start>` or `---` do: plain words could well
+    stand in a query.
     """
-    lines = prompt.text.splitlines()
-    places = [n for n, line in enumerate(lines) if line.strip() == "{{template}}"]
-    around = [lines[n].strip() for at in places for n in (at - 1, at + 1) if 0 <= n < len(lines)]
-    return [line for line in around if re.fullmatch(r"[^\w\s].*[^\w\s]", line)]
+    around: list[str] = []
+    pieces = prompt.text.split("{{template}}")
+    for before, after in pairwise(pieces):
+        *above, beside = before.split("\n")
+        around += beside.split()[-1:] or [line.strip() for line in above[-1:]]
+        beside, *below = after.split("\n")
+        around += beside.split()[:1] or [line.strip() for line in below[:1]]
+    return [text for text in around if re.fullmatch(r"[^\w\s].*[^\w\s]", text)]

@@ -33,6 +33,9 @@ def _check_algorithm(config: RunConfig) -> None:
     quality, source, form = config.rewards.quality, config.source.kind, config.challenger.reward
     if config.algorithm == "grpo":
         _demand(source == "dataset", "algorithm grpo learns from data: set source.kind to dataset")
+        _demand(
+            quality is None, "algorithm grpo has no quality reward: set rewards.quality to null"
+        )
         return
     _demand(
         source != "dataset",

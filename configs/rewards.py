@@ -65,7 +65,8 @@ class VerifierPart(RewardPart):
     answer_deadline_s: float = Field(default=5.0, gt=0)
     """Seconds for one answer; one that takes longer scores `failed_score`."""
     failed_score: float = 0.0
-    """Score of an answer whose verifier hung, crashed or raised."""
+    """Score of an answer whose verifier hung, crashed or raised. Where it returned no finite number
+    the group is dropped, as one is whose reward is NaN."""
     fleet: VerifierFleetConfig = VerifierFleetConfig()
     """Its actors."""
 

@@ -70,9 +70,11 @@ class QualityJudge:
         asked = [i for i, prompt in enumerate(prompts) if len(prompt) < self._context]
         for attempt in range(1 + self._retries):
             requests = [self._request(prompts[i], seeds[i], attempt) for i in asked]
-            texts = await self._written(requests)
-            for i, text in zip(asked, texts, strict=True):
-                verdicts[i] = Verdict(parse_verdict(text), text)
+            written = await self._written(requests)
+            for i, one in zip(asked, written, strict=True):
+                # Cut off, it might end with a verdict that it only quotes.
+                score = parse_verdict(one.text) if one.finish_reason == "stop" else None
+                verdicts[i] = Verdict(score, one.text)
                 outcomes[i] = _outcome(verdicts[i], attempt)
             asked = [i for i in asked if verdicts[i].score is None]
             if not asked:
@@ -80,8 +82,8 @@ class QualityJudge:
         _count(outcomes)
         return tuple(verdicts)
 
-    async def _written(self, requests: Sequence[GenerationRequest]) -> list[str]:
-        """Return the verdict's text of each request."""
+    async def _written(self, requests: Sequence[GenerationRequest]) -> list[Completion]:
+        """Return what the judge writes to each request."""
         # Without chance, equal prompts have equal verdicts, whatever their seeds.
         keys = [
             r.prompt_token_ids.tobytes() if r.sampling.temperature == 0 else i
@@ -89,8 +91,8 @@ class QualityJudge:
         ]
         distinct = dict(zip(keys, requests, strict=True))
         completions = await asyncio.wrap_future(self._writer.submit(list(distinct.values())))
-        texts = {key: one.text for key, one in zip(distinct, completions, strict=True)}
-        return [texts[key] for key in keys]
+        written = dict(zip(distinct, completions, strict=True))
+        return [written[key] for key in keys]
 
     def _request(self, prompt: TokenIds, seed: int, attempt: int) -> GenerationRequest:
         if attempt == 0:

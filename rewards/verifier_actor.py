@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from actors.member import FleetMember, Post
 from configs.rewards import VerifierPart
-from rewards.killable import KillableVerifier
+from rewards.killable import KillableVerifier, Outcome
 from rewards.member import ANSWERS, SECONDS
 
 
@@ -35,7 +36,8 @@ class VerifierActor(FleetMember):
     async def score(
         self, query_text: str, answer_texts: list[str], reference: str | None
     ) -> npt.NDArray[np.float64]:
-        """Return the scores [G]; an answer whose verifier failed has `failed_score`."""
+        """Return the scores [G]: `failed_score` for an answer that made the verifier hang, crash or
+        raise, NaN where it returned no finite number, so that the group is dropped and counted."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread, self._score, query_text, answer_texts, reference
@@ -53,6 +55,9 @@ class VerifierActor(FleetMember):
             outcomes = self._verifier.verify([(query_text, a, reference) for a in answer_texts])
         for outcome in outcomes:
             ANSWERS.labels(self._part.name, outcome.kind).inc()
-        failed = self._part.failed_score
-        scores = [failed if o.score is None else o.score for o in outcomes]
-        return np.array(scores, dtype=np.float64)
+        return np.array([self._score_of(outcome) for outcome in outcomes])
+
+    def _score_of(self, outcome: Outcome) -> float:
+        if outcome.score is not None:
+            return outcome.score
+        return math.nan if outcome.kind == "no_number" else self._part.failed_score

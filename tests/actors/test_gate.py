@@ -95,6 +95,15 @@ def test_the_template_is_expected_in_the_query_and_no_echo():
     assert judged(gate(prompt), written(template + ": b a"), set()) is None
 
 
+@pytest.mark.parametrize("text", ["<start> Sort b a", "Sort b a <end>", "Sort (b) a {"])
+def test_markers_in_the_templates_own_line_are_known(text: str):
+    prompt = PromptFile(
+        "Write about {{task}} .\nTemplate : <start> {{template}} <end>", CHALLENGER_SLOTS
+    )
+    expected = "echo" if "<" in text else None
+    assert judged(gate(prompt), written(text), set()) == expected
+
+
 def test_words_next_to_the_template_are_no_markers():
     prompt = PromptFile("Write\n{{template}}\nNow\n{{task}}", CHALLENGER_SLOTS)
     assert judged(gate(prompt), written("Write down what comes Now."), set()) is None

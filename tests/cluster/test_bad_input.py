@@ -138,8 +138,12 @@ BAD = {
         "the run asks for 99 GPUs (rollout 99) and the cluster has",
     ),
     "no room for the challenger": (
-        ["rollout.context=48"],
+        ["rollout.context=64"],
         "the challenger prompt for the task 'sorting letters' takes",
+    ),
+    "no room for the solver": (
+        ["solver.sampling.max_tokens=505"],
+        "solver.sampling.max_tokens 505 leaves no room for a query as long as its template",
     ),
     "no room for the judge": (
         ["rewards.quality.fleet.context=64"],

@@ -42,7 +42,8 @@ class Script:
         prompt = TOKENIZER.decode(request.prompt_token_ids.tolist())
         text = self.write(prompt, attempt)
         empty = np.zeros(0, dtype=np.int32)
-        return Completion(request.prompt_token_ids, empty, text, "stop", 0, 0, request.seed)
+        finish = "length" if text.startswith("cut off:") else "stop"
+        return Completion(request.prompt_token_ids, empty, text, finish, 0, 0, request.seed)
 
 
 def judge_of(write, **settings):
@@ -76,6 +77,11 @@ def test_the_same_answer_has_one_greedy_verdict_and_retries_of_its_own():
     sampled = judge_of(lambda prompt, attempt: SIX, sampling=SamplingConfig(temperature=1.0))
     ask(sampled, ["beta", "beta"])
     assert [len(call) for call in calls_of(sampled)] == [2]
+
+
+def test_a_verdict_that_was_cut_off_is_none():
+    judge = judge_of(lambda prompt, attempt: TWO if attempt else f"cut off: it says {SIX}")
+    assert [verdict.score for verdict in ask(judge, ["alpha"])] == [2]
 
 
 def test_first_attempt_is_greedy_and_retries_have_new_seeds_at_temperature_one():

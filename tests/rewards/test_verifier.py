@@ -147,8 +147,9 @@ def test_forked_child_that_returns_has_no_say(verifier):
 
 
 def test_death_while_idle_costs_no_answer(verifier):
-    os.kill(process_id(verifier), 9)
-    time.sleep(0.1)
+    before = process_id(verifier)
+    os.kill(before, 9)
+    wait_until_gone(before)
     assert kinds(verifier, "fine") == ["scored"]
 
 
@@ -238,16 +239,17 @@ def test_actor_scores_counts_and_stops(actor_class):
     actor = actor_class.remote(PART, post=Post("reward_obeys-0", "127.0.0.1"))
     both = [
         actor.score.remote("", ["fine", "hang", "pid"], None),
-        actor.score.remote("", ["raise", "true"], None),
+        actor.score.remote("", ["raise", "true", "object"], None),
     ]
     first_G, second_G = ray.get(both, timeout=60)
     assert first_G.dtype == np.float64
     assert first_G[:2].tolist() == [0.5, -1.0]
-    assert second_G.tolist() == [-1.0, 1.0]
+    # No number is no score: the group is dropped, and not trained on a made-up one.
+    np.testing.assert_array_equal(second_G, [-1.0, 1.0, np.nan])
     about = ray.get(actor.describe.remote())
     assert about["name"] == "reward_obeys-0"
     text = requests.get(f"http://{about['metrics_address']}/metrics", timeout=5).text
-    for outcome, n in [("scored", 3), ("hung", 1), ("raised", 1)]:
+    for outcome, n in [("scored", 3), ("hung", 1), ("raised", 1), ("no_number", 1)]:
         line = f'selfplay_reward_answers_total{{outcome="{outcome}",part="obeys"}} {n:.1f}'
         assert line in text
     assert 'selfplay_reward_call_seconds_count{part="obeys"} 2.0' in text
