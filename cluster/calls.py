@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors.member import LOST, EngineDiedError
 
@@ -53,6 +53,11 @@ async def within(limit: asyncio.Timeout | float, remote: Awaitable[Any]) -> Any:
         raise LateError(_said(error) or "no answer within its deadline") from error
     except LOST as error:
         raise LostError(_said(error)) from error
+
+
+def was_evicted(lost: LostError) -> bool:
+    """Whether an actor's process or node ended, and the actor did not fail in its constructor."""
+    return isinstance(lost.__cause__, RayActorError) and not lost.__cause__.actor_init_failed
 
 
 async def all_or_none(works: Sequence[Coroutine[Any, Any, None]]) -> None:

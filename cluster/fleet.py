@@ -20,7 +20,7 @@ import ray
 from ray.actor import ActorHandle
 
 from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
-from cluster.calls import LateError, LostError, ask, within
+from cluster.calls import LateError, LostError, ask, was_evicted, within
 from cluster.faults import RunError
 from cluster.heartbeat import listen, unless_silent
 from cluster.member import Event, Member, State
@@ -32,8 +32,8 @@ from configs.fleets import FleetConfig
 
 log = logging.getLogger(__name__)
 
-NEWCOMER_STARTS = 3
-"""How often an actor that a resize brought in may fail to start before it is given up."""
+STARTS = 3
+"""How often an actor may fail to start before it, or a fleet that starts, is given up."""
 
 Spawn = Callable[[str], ActorHandle]
 CatchUp = Callable[[str, ActorHandle], Coroutine[Any, Any, None]]
@@ -89,8 +89,7 @@ class Fleet:
     async def start(self) -> None:
         """Start every member at once, or one by one where they share a GPU, of which vLLM takes
         whatever else grows there meanwhile for its own; return when all serve that have a place,
-        one at least. Raises UserError where a member cannot be made or does not answer in time.
-        """
+        one at least. Raises UserError where one cannot be made or does not answer in time."""
         every = list(self._seats)
         for seats in [[seat] for seat in every] if self.shares_gpus else [every]:
             for seat in seats:
@@ -240,7 +239,8 @@ class Fleet:
         try:
             await self._join(seat)
         except LostError as lost:
-            if not (self._started or seat.served):
+            again = was_evicted(lost) and seat.member.incarnation + 1 < STARTS
+            if not (self._started or seat.served or again):
                 self._fail(start_error(self.name, self.config, lost), lost.__cause__)
             elif isinstance(lost, UnplacedError):
                 alone = f"no member of fleet {self.name} serves, and {lost}"
@@ -365,7 +365,7 @@ class Fleet:
 
     def _start_again(self, seat: Seat, cause: str) -> None:
         """A newcomer that cannot start does not end a run that goes on without it."""
-        if seat.member.incarnation + 1 < NEWCOMER_STARTS:
+        if seat.member.incarnation + 1 < STARTS:
             seat.member = seat.member.after(Event.RESTART)
             self._begin(seat)
             return
@@ -374,7 +374,7 @@ class Fleet:
         self.target -= 1
         log.error(
             "%s is given up after %d starts, and %d actors go on without it: %s",
-            *(seat.member.name, NEWCOMER_STARTS, self.target, cause),
+            *(seat.member.name, STARTS, self.target, cause),
         )
 
     def _fail(self, fault: UserError | RunError, cause: BaseException | None = None) -> None:

@@ -26,11 +26,11 @@ class Actor:
     def __getattr__(self, method: str) -> SimpleNamespace:
         return SimpleNamespace(remote=lambda *args: self._call(method, *args))
 
-    def die(self) -> None:
+    def die(self, *, by_itself: bool = False) -> None:
         self.dead = True
         for answer in self._pending:
             if not answer.done():
-                answer.set_exception(RayActorError())
+                answer.set_exception(RayActorError(actor_init_failed=by_itself))
 
     def _call(self, method: str, *args: object) -> asyncio.Future:
         answer = asyncio.get_running_loop().create_future()
@@ -54,6 +54,9 @@ class Actor:
         if self.name in self.world.may_start_too:
             await self.world.may_start_too[self.name].wait()
         if self.name in self.world.cannot_start:
+            self.die(by_itself=True)
+        if self.world.evictions[self.name]:
+            self.world.evictions[self.name] -= 1
             self.die()
         return {"name": self.name, "version": 0}
 
@@ -88,6 +91,8 @@ class World:
         self.ended: Counter[int] = Counter()
         self.asleep: list[str] = []
         self.cannot_start: set[str] = set()
+        self.evictions: Counter[str] = Counter()
+        """How many processes of a name are yet to die while they start."""
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.may_start_too: dict[str, asyncio.Event] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 
@@ -140,6 +141,20 @@ def test_the_first_fault_of_a_start_ends_it_and_leaves_no_actor(error):
 
     world = with_new_fleet(use, replicas=3, placement_deadline_s=0.02, start_deadline_s=0.2)
     assert sorted(world.killed) == ["rollout-0", "rollout-1", "rollout-2"]
+
+
+@pytest.mark.parametrize(("evictions", "starts"), [(2, True), (3, False)])
+def test_an_actor_that_is_evicted_while_its_fleet_starts_has_other_tries(evictions, starts):
+    async def use(world: World, fleet: Fleet) -> None:
+        world.evictions["rollout-1"] = evictions
+        with contextlib.nullcontext() if starts else pytest.raises(RunError, match="could not"):
+            await fleet.start()
+        assert len(fleet.serving()) == (2 if starts else 1)
+        assert (fleet.target, fleet.restarts) == (2, 0)
+
+    world = with_new_fleet(use)
+    made = [actor.name for actor in world.actors].count("rollout-1")
+    assert made == 3
 
 
 def test_a_call_without_a_member_counts_as_waiting():
