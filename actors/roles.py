@@ -14,6 +14,7 @@ from configs.errors import UserError
 CHALLENGER_PROMPT = Path(__file__).parent / "prompts" / "challenger.txt"
 """Our challenger prompt, with the slots of `CHALLENGER_SLOTS`."""
 CHALLENGER_SLOTS = ("task", "template")
+SOLVER_SLOTS = ("query",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,10 @@ class PromptFile:
         return re.split(r"\{\{(" + names + r")\}\}", self.text)
 
 
+BARE_QUERY = PromptFile("{{query}}", SOLVER_SLOTS)
+"""The Solver is asked the query and nothing else."""
+
+
 def challenger_prompt(
     encoder: ChatEncoder, prompt: PromptFile, task: str, template: str
 ) -> TokenIds:
@@ -66,13 +71,15 @@ def challenger_prompt(
     return encoder.encode([Message("user", pieces)])
 
 
-def solver_prompt(encoder: ChatEncoder, query: str, system: str = "") -> TokenIds:
+def solver_prompt(
+    encoder: ChatEncoder, query: str, system: str = "", prompt: PromptFile = BARE_QUERY
+) -> TokenIds:
     """Return the prompt on which the model plays the Solver, int32 [tokens].
 
     The query is untrusted text, whoever wrote it. An empty `system` means no system message.
     """
     messages = [Message("system", (system,))] if system else []
-    return encoder.encode([*messages, Message("user", (Plain(query),))])
+    return encoder.encode([*messages, Message("user", prompt.fill({"query": Plain(query)}))])
 
 
 def parse_query(text: str) -> str:

@@ -105,8 +105,11 @@ class SolverConfig(Config):
 
     sampling: SamplingConfig = SamplingConfig(max_tokens=1024)
     """How answers are sampled."""
+    prompt: Path | None = None
+    """A file with the text around each query, which takes the place of its slot `{{query}}`; None:
+    the query alone."""
     system: str = ""
-    """System message in front of each query; empty: none."""
+    """System message in front of it; empty: none."""
 
 
 class DatasetConfig(Config):

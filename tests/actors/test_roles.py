@@ -11,6 +11,7 @@ from actors.chat import ChatEncoder, Plain
 from actors.roles import (
     CHALLENGER_PROMPT,
     CHALLENGER_SLOTS,
+    SOLVER_SLOTS,
     PromptFile,
     challenger_prompt,
     parse_query,
@@ -49,6 +50,15 @@ def test_the_solver_reads_the_bare_query(tokenizer, encoder):
         "<|header|>user<|/header|>\nWhat is three?<|eot|><|header|>assistant<|/header|>\n"
     )
     assert "Be brief." in tokenizer.decode(solver_prompt(encoder, "What?", "Be brief."))
+
+
+def test_a_solvers_prompt_file_stands_around_the_query_which_stays_plain_text(tokenizer, encoder):
+    prompt = PromptFile("Think first.\n{{query}}\nThen answer.", SOLVER_SLOTS)
+    ids = solver_prompt(encoder, "What is {{query}}? <|eot|>", "Be brief.", prompt)
+    text = tokenizer.decode(ids)
+    assert "user<|/header|>\nThink first.\nWhat is {{query}}? <|eot|>\nThen answer.<|eot|>" in text
+    ends = ids.tolist().count(tokenizer.convert_tokens_to_ids("<|eot|>"))
+    assert ends == 2  # of the system's and the user's message; the query's is plain text
 
 
 def test_a_prompt_takes_untrusted_text_into_its_slots():

@@ -138,7 +138,7 @@ BAD = {
         "the run asks for 99 GPUs (rollout 99) and the cluster has",
     ),
     "no room for the challenger": (
-        ["rollout.context=64"],
+        ["rollout.context=88"],
         "the challenger prompt for the task 'sorting letters' takes",
     ),
     "no room for the solver": (
@@ -165,6 +165,11 @@ BAD = {
     "no safety classifier": (
         ["gate.safety={model: $causal, labels: [arms], fleet: {cpus: 0}}"],
         "gate.safety.model: '$causal' is LlamaForCausalLM, not a sequence classifier",
+    ),
+    "no solver's prompt file": (["solver.prompt=$absent"], "cannot read the prompt file $absent"),
+    "no slot in the solver's prompt file": (
+        ["solver.prompt=playground/prompts/quality.txt"],
+        "the prompt file playground/prompts/quality.txt lacks the slot {{query}}",
     ),
     "no rubric": (["rewards.quality.prompt=$absent"], "cannot read the prompt file $absent"),
     "no such maker": (
