@@ -116,13 +116,6 @@ class Prompts:
     def _check_room(self) -> None:
         if self.config.source.kind == "dataset":
             return
-        sampling, context = self.config.solver.sampling, self.config.rollout.context
-        if not all(self.fits(task.template) for task in self.config.challenger.tasks):
-            raise UserError(
-                f"solver.sampling.max_tokens {sampling.max_tokens} leaves no room for a query as"
-                f" long as its template in rollout.context {context}: raise rollout.context or"
-                " lower solver.sampling.max_tokens"
-            )
         limit = self.config.rollout.context - self.config.challenger.sampling.max_tokens
         for task in self.config.challenger.tasks:
             length = len(self.challenge(task.task, task.template))
@@ -133,6 +126,13 @@ class Prompts:
                     f" {self.config.challenger.sampling.max_tokens} in rollout.context"
                     f" {self.config.rollout.context}: raise rollout.context"
                 )
+        sampling, context = self.config.solver.sampling, self.config.rollout.context
+        if not all(self.fits(task.template) for task in self.config.challenger.tasks):
+            raise UserError(
+                f"solver.sampling.max_tokens {sampling.max_tokens} leaves no room for a query as"
+                f" long as its template in rollout.context {context}: raise rollout.context or"
+                " lower solver.sampling.max_tokens"
+            )
 
 
 @dataclass(frozen=True)

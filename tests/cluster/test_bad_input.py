@@ -138,7 +138,7 @@ BAD = {
         "the run asks for 99 GPUs (rollout 99) and the cluster has",
     ),
     "no room for the challenger": (
-        ["rollout.context=88"],
+        ["rollout.context=48"],
         "the challenger prompt for the task 'sorting letters' takes",
     ),
     "no room for the solver": (
