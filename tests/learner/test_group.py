@@ -128,12 +128,21 @@ def started(config, path) -> LearnerGroup:
 
 
 @pytest.mark.parametrize(
-    ("stage", "tied", "clip"), [(0, True, 0.0), (1, True, 0.3), (2, False, 0.3), (3, False, 0.0)]
+    ("stage", "tied", "clip", "more"),
+    [
+        (0, True, 0.0, {}),
+        (1, True, 0.3, {"gradient_checkpointing": True}),
+        (2, False, 0.3, {}),
+        (3, False, 0.0, {}),
+        (3, True, 0.3, {"gradient_checkpointing": True}),  # as the presets of Llama-3.2 have it
+    ],
 )
-def test_two_ranks_equal_plain_pytorch(ray_session, tiny_model, monkeypatch, stage, tied, clip):
+def test_two_ranks_equal_plain_pytorch(
+    ray_session, tiny_model, monkeypatch, stage, tied, clip, more
+):
     monkeypatch.setattr(group_module, "LearnerRank", RecordingActor)
     path = tiny_model(tied)
-    settings = {"ranks": 2, "zero_stage": stage, "gradient_clip": clip, "logprob_chunk": 16}
+    settings = {"ranks": 2, "zero_stage": stage, "gradient_clip": clip, "logprob_chunk": 16} | more
     config = run_config(path, **LSP, learner=settings, queries=4)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
@@ -168,6 +177,26 @@ def test_two_ranks_equal_plain_pytorch(ray_session, tiny_model, monkeypatch, sta
             assert relative(ours[name], change) < RTOL_SMALL, name
     finally:
         learner.stop()
+
+
+def test_bfloat16_takes_about_the_step_of_float32_from_a_kl_of_zero(ray_session, tiny_model):
+    """As the presets train: bfloat16 under ZeRO-2, float32 master weights."""
+    changes, metrics = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        settings = {"zero_stage": 2, "dtype": dtype, "gradient_checkpointing": True}
+        learner = started(
+            run_config(tiny_model(True), **LSP, learner=settings, queries=4), tiny_model(True)
+        )
+        try:
+            before = flat(published(learner))
+            result = asyncio.run(learner.step(lsp_groups(), 0))
+            assert result.applied
+            changes[dtype], metrics[dtype] = flat(published(learner)) - before, result.metrics
+        finally:
+            learner.stop()
+    assert metrics["bfloat16"]["kl_solver"] == metrics["bfloat16"]["kl_challenger"] == 0.0
+    assert metrics["bfloat16"]["loss"] == pytest.approx(metrics["float32"]["loss"], rel=0.05)
+    assert torch.cosine_similarity(changes["bfloat16"], changes["float32"], dim=0) > 0.9
 
 
 def test_a_query_that_is_not_trained_has_no_advantage():
