@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cluster.experiment import bases, ended, stages_of
+from cluster.experiment import bases, ended, first_stages, stages_of
 from cluster.initial import KEPT, InitialModel
+from configs.errors import UserError
 from configs.experiments import SAVED, ExperimentConfig, load_experiment
 from configs.load import RESOLVED, load_resolved
 from configs.provenance import provenance
-from evaluation.experiment import Points, compare, over_time
+from evaluation.experiment import Points, check_bases, compare, over_time
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_judged import EVALUATION, Runs, compare_judged
 from evaluation.experiment_page import markdown
@@ -30,13 +31,32 @@ UNTRAINED = f"{EVALUATION}0"
 def figures_of(
     config: ExperimentConfig, points: Points | None = None
 ) -> tuple[dict[str, Any], Curves]:
-    """Figures and curves of the stages that have ended; `points` as in `over_time`."""
+    """Figures and curves of the stages that have ended; `points` as in `over_time`.
+
+    Raises UserError where the first stages of a seed did not begin with one model.
+    """
+    firsts = first_stages(config)
+    check_models(firsts)
+    check_bases(firsts)
     base = bases(config)
     runs = {
         method: {seed: dirs for seed, dirs in by_seed.items() if seed in base}
         for method, by_seed in ended(config).items()
     }
     return compare(runs, base), curves_of(runs, points)
+
+
+def check_models(firsts: Mapping[int, Sequence[Path]]) -> None:
+    """Raise UserError where first stages of one seed began with different models."""
+    for seed, dirs in firsts.items():
+        models = {run_dir: began_with(run_dir).identity for run_dir in dirs}
+        for run_dir, identity in models.items():
+            if identity != models[dirs[0]]:
+                raise UserError(
+                    f"{dirs[0]} and {run_dir} began with different models, so seed {seed} has no"
+                    " one base to compare with: give both one model, remove the folder of the"
+                    " wrong one and play it anew"
+                )
 
 
 def curves_of(runs: Runs, points: Points | None = None) -> Curves:
@@ -81,6 +101,7 @@ def compared(config: ExperimentConfig) -> tuple[dict[str, Any] | None, Curves]:
     runs = ended(config)
     if measured(runs):
         return figures_of(config)
+    check_models(first_stages(config))
     return compare_judged(with_bases(config)), curves_of(runs)
 
 

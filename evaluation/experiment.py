@@ -78,6 +78,22 @@ def compare(
     }
 
 
+def check_bases(firsts: Mapping[int, Sequence[Path]]) -> None:
+    """Raise UserError where first stages of one seed solved different problems before training.
+
+    All methods of a seed are compared with what one of these stages measured.
+    """
+    for seed, dirs in firsts.items():
+        for run_dir in dirs[1:]:
+            if not np.array_equal(right_of(dirs[0], "before"), right_of(run_dir, "before")):
+                raise UserError(
+                    f"{dirs[0]} and {run_dir} did not solve the same held-out problems before"
+                    f" training, so seed {seed} has no one base to compare with: give both one"
+                    " model, heldout and rollout, remove the folder of the wrong one and play it"
+                    " anew"
+                )
+
+
 def vectors(dirs: Sequence[Path], base: Path) -> tuple[Booleans, Booleans]:
     """Which problems the base and the last stage's model solve, two [n]."""
     base_n = right_of(base, "before")

@@ -255,6 +255,20 @@ def test_a_checkpoint_newer_than_the_judged_one_is_said_with_the_command(tmp_pat
     assert "- a, seed 0, has been judged at checkpoint 2 and not at its last, 3: `selfplay" in text
 
 
+@pytest.mark.parametrize("measure", [True, False])
+def test_stages_of_a_seed_that_began_with_different_models_are_not_compared(tmp_path, measure):
+    heldout = [] if measure else ["heldout=null"]
+    methods = {
+        name: [{"name": name, "config": QUICKSTART, "set": [*heldout, f"queries={queries}"]}]
+        for name, queries in (("a", 8), ("b", 16))
+    }
+    config = experiment(tmp_path, methods=methods)
+    run_experiment(config, Player(failing=["b"]))
+    run_experiment(config, Player(identity="org/base@2"))
+    with pytest.raises(UserError, match=r"a and .*b began with different models, so seed 0 has no"):
+        write_results(config, [])
+
+
 def test_an_experiments_folder_has_a_report_wherever_it_was_moved_to(tmp_path, capsys):
     config = experiment(tmp_path, seeds=[0, 1])
     run_experiment(config, Player(failing=["one"]))

@@ -14,6 +14,7 @@ from configs.errors import UserError
 from evaluation.experiment import (
     CURVES,
     adjusted,
+    check_bases,
     compare,
     early_and_late,
     mean_interval,
@@ -176,6 +177,13 @@ def test_one_seed_has_intervals_over_its_problems(tmp_path):
     assert "over the problems and not over seeds" in text
     assert "| grpo | base | +37.5 (" in text
     assert "Over the seeds" not in text
+
+
+def test_first_stages_that_did_not_begin_alike_are_not_compared(tmp_path):
+    a, b = run_of(tmp_path / "a", "1100", "1111"), run_of(tmp_path / "b", "1010", "1111")
+    check_bases({0: [a, a], 1: [b]})
+    with pytest.raises(UserError, match=r"a and .*b did not solve the same held-out problems"):
+        check_bases({0: [a, a], 1: [a, b]})
 
 
 def test_runs_of_other_problems_are_not_paired_test(tmp_path):
