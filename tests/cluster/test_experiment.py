@@ -269,6 +269,15 @@ def test_stages_of_a_seed_that_began_with_different_models_are_not_compared(tmp_
         write_results(config, [])
 
 
+def test_stages_of_a_seed_that_solved_other_problems_before_are_not_compared(tmp_path):
+    config = experiment(tmp_path)
+    run_experiment(config, Player())
+    path = tmp_path / "runs" / "seed-0" / "three" / "heldout-before.json"
+    path.write_text(path.read_text().replace("[1, 0, 0, 0]", "[0, 1, 0, 0]"))
+    with pytest.raises(UserError, match="did not solve the same held-out problems before training"):
+        write_results(config, [])
+
+
 def test_an_experiments_folder_has_a_report_wherever_it_was_moved_to(tmp_path, capsys):
     config = experiment(tmp_path, seeds=[0, 1])
     run_experiment(config, Player(failing=["one"]))
