@@ -20,7 +20,8 @@ from cluster.experiment_results import figures_of
 from cluster.faults import RunError
 from configs.errors import UserError
 from configs.experiments import load_experiment
-from evaluation.experiment_page import Curves, between, draw, markdown, percent, points, table
+from evaluation.experiment_chart import Curves, draw
+from evaluation.experiment_page import between, markdown, percent, points, table
 from evaluation.replication import WATCHED, drift, questions
 from playground.verdicts import criteria
 
@@ -38,13 +39,13 @@ def main() -> int:
     try:
         config = load_experiment(EXPERIMENTS / f"{name}.yaml", options.seeds)
         failed = run_experiment(config)
+        figures, curves = figures_of(config, quality)
     except (UserError, RunError) as error:
         print(f"selfplay: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt:
         print("selfplay: interrupted; the same command continues", file=sys.stderr)
         return 130
-    figures, curves = figures_of(config, quality)
     stem = measure.RESULTS / ("replication-kl" if options.kl else "replication")
     answers = drifts(curves) if options.kl else questions(figures, curves)
     key = "over_time" if options.kl else "questions"

@@ -239,11 +239,16 @@ def ended(config: ExperimentConfig) -> dict[str, dict[int, list[Path]]]:
 
 def bases(config: ExperimentConfig) -> Mapping[int, Path]:
     """By seed, a run directory that measured the base model before it began."""
+    return {seed: dirs[0] for seed, dirs in first_stages(config).items()}
+
+
+def first_stages(config: ExperimentConfig) -> dict[int, list[Path]]:
+    """By seed, the run directories that began with the base model and have ended, if any has."""
     first = [stage for stage in distinct_stages(chains(config)) if stage.previous is None]
-    found: dict[int, Path] = {}
+    found: dict[int, list[Path]] = {}
     for seed in config.seeds:
         dirs = [run_dir_of(config.experiment_dir, stage, seed) for stage in first]
         ready = [run_dir for run_dir in dirs if read_summary(run_dir) is not None]
         if ready:
-            found[seed] = ready[0]
+            found[seed] = ready
     return found

@@ -9,24 +9,29 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
 from configs.errors import UserError
-from evaluation.intervals import Booleans, paired_difference
+from evaluation.intervals import Booleans, paired_difference, wilson
 from evaluation.run_files import Row, read_games, read_history, read_summary
 
+T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
 Points = Callable[[str, str], float]
 """(query, answer) → quality, 0…7."""
+Inside = Callable[[T, T], dict[str, Any] | None]
+"""(others, mine) of one seed → {difference, ci95, p, …}, None where nothing can be paired."""
 
 LEVEL = 0.95
+OVERALL = "overall"
+"""Stands beside the names of families."""
 CURVES = ("v", "quality", "admitted", "distinct", "new", "kl_solver", "kl_challenger", "entropy")
 """What `over_time` follows."""
 
@@ -42,7 +47,8 @@ def compare(
 
     Returns:
         {n, methods: {name: {seeds: [{seed, heldout, families, win, tie, loss}], mean, ci95}},
-        tests: [...]}, n the number of held-out problems; see `paired_test`.
+        means: {heldout: {name: {family: {mean, ci95, over}}}}, tests: [...]}, n the number of
+        held-out problems; see `estimate` and `paired_test`.
 
     Raises:
         UserError: A run measured no held-out problems, or others than the base.
@@ -61,14 +67,31 @@ def compare(
         for method, by_seed in runs.items()
     }
     after = {name: {s: pair[1] for s, pair in seeds.items()} for name, seeds in right.items()}
-    pairs = itertools.combinations(reversed(after), 2)
-    tests = [paired_test(a, b, after[a], after[b]) for a, b in list(pairs)[::-1]]
     lengths = {len(base_n) for seeds in right.values() for base_n, _ in seeds.values()}
+    n = max(lengths, default=0)
+    counts = _counts(n, bases.values())
     return {
-        "n": max(lengths, default=0),
+        "n": n,
         "methods": methods,
-        "tests": adjusted([t for t in tests if t is not None]),
+        "means": {"heldout": {name: _means(one["seeds"], counts) for name, one in methods.items()}},
+        "tests": paired_tests(after, within),
     }
+
+
+def check_bases(firsts: Mapping[int, Sequence[Path]]) -> None:
+    """Raise UserError where first stages of one seed solved different problems before training.
+
+    All methods of a seed are compared with what one of these stages measured.
+    """
+    for seed, dirs in firsts.items():
+        for run_dir in dirs[1:]:
+            if not np.array_equal(right_of(dirs[0], "before"), right_of(run_dir, "before")):
+                raise UserError(
+                    f"{dirs[0]} and {run_dir} did not solve the same held-out problems before"
+                    f" training, so seed {seed} has no one base to compare with: give both one"
+                    " model, heldout and rollout, remove the folder of the wrong one and play it"
+                    " anew"
+                )
 
 
 def vectors(dirs: Sequence[Path], base: Path) -> tuple[Booleans, Booleans]:
@@ -116,20 +139,62 @@ def mean_interval(values: Sequence[float]) -> tuple[float | None, list[float] | 
     return mean, [mean - half, mean + half]
 
 
+def estimate(values: Sequence[float], alone: Sequence[float] | None, unit: str) -> dict[str, Any]:
+    """{mean, ci95, over}: the mean over seeds, and its interval over "seeds".
+
+    One seed has none over seeds: then it is `alone`, that seed's own, over what `unit` names.
+    """
+    mean, ci95 = mean_interval(values)
+    if len(values) == 1:
+        return {"mean": mean, "ci95": None if alone is None else list(alone), "over": unit}
+    return {"mean": mean, "ci95": ci95, "over": "seeds"}
+
+
+def paired_tests(after: Mapping[str, Mapping[int, T]], inside: Inside[T]) -> list[dict[str, Any]]:
+    """`paired_test` of each pair of methods, the p-values adjusted over the pairs.
+
+    Those within a seed are adjusted over the pairs of that seed. `after` is by method and seed.
+    """
+    pairs = list(itertools.combinations(reversed(list(after)), 2))[::-1]
+    made = [paired_test(a, b, after[a], after[b], inside) for a, b in pairs]
+    tests = [one for one in made if one is not None]
+    by_seed = {
+        seed: adjusted([row for one in tests for row in one["seeds"] if row["seed"] == seed])
+        for seed in {row["seed"] for one in tests for row in one["seeds"]}
+    }
+    # Rows of a seed stand in the order of the tests, so each test takes the next one.
+    rows = {seed: iter(found) for seed, found in by_seed.items()}
+    return adjusted(
+        [{**one, "seeds": [next(rows[row["seed"]]) for row in one["seeds"]]} for one in tests]
+    )
+
+
 def paired_test(
-    method: str, against: str, mine: Mapping[int, Booleans], others: Mapping[int, Booleans]
+    method: str,
+    against: str,
+    mine: Mapping[int, T],
+    others: Mapping[int, T],
+    inside: Inside[T],
 ) -> dict[str, Any] | None:
-    """Two methods on the seeds they share: a paired t-test over seeds, McNemar's within each.
+    """Two methods on the seeds they share: a paired t-test over seeds, `inside` within each.
+
+    Args:
+        method: The name of what `mine` is of, by seed.
+        against: The name of what `others` is of.
+        mine: What the method came to, in the form that `inside` takes.
+        others: The same of the other.
+        inside: Tests them within a seed.
 
     Returns:
-        {method, against, difference, ci95, t, p, seeds: [{seed, difference, ci95, gained, lost,
-        p}]}; `difference` is of the rates, t and p are None where the seeds do not differ or
-        where there is one only. None without a shared seed.
+        {method, against, difference, ci95, t, p, seeds: [{seed, difference, ci95, p, …}]};
+        `difference` is of the rates, t and p are None where the seeds do not differ or where
+        there is one only. None without a shared seed.
     """
     shared = sorted(mine.keys() & others.keys())
-    if not shared:
+    pairs = {seed: inside(others[seed], mine[seed]) for seed in shared}
+    seeds = [{"seed": seed, **found} for seed, found in pairs.items() if found is not None]
+    if not seeds:
         return None
-    seeds = [{"seed": seed, **within(others[seed], mine[seed])} for seed in shared]
     differences = [one["difference"] for one in seeds]
     mean, ci95 = mean_interval(differences)
     t, p = paired_t(differences)
@@ -244,11 +309,41 @@ def mean_known(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _families(dirs: Sequence[Path], base: Path) -> dict[str, dict[str, float]]:
-    summary = read_summary(dirs[-1] if dirs else base)
+def _means(seeds: Rows, counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """By family, and overall, `estimate` of the rates; of one seed, Wilson's interval.
+
+    `counts` are the problems of each family.
+    """
+    rates: dict[str, list[float]] = {OVERALL: [row["heldout"] for row in seeds]}
+    for name in dict.fromkeys(name for row in seeds for name in row["families"]):
+        rates[name] = [row["families"][name] for row in seeds if name in row["families"]]
+    return {
+        name: estimate(each, _wilson(each, counts[name]), "problems")
+        for name, each in rates.items()
+    }
+
+
+def _wilson(rates: Sequence[float], n: int) -> tuple[float, float] | None:
+    return wilson(round(rates[0] * n), n) if rates else None
+
+
+def _counts(n: int, bases: Iterable[Path]) -> dict[str, int]:
+    """The number of held-out problems, and of each family's."""
+    found = {OVERALL: n}
+    for base in bases:
+        found |= {name: one["n"] for name, one in _heldout(base)["families"].items()}
+    return found
+
+
+def _heldout(run_dir: Path) -> Row:
+    summary = read_summary(run_dir)
     assert summary is not None, "only runs that ended are compared"
+    return summary["heldout"]
+
+
+def _families(dirs: Sequence[Path], base: Path) -> dict[str, dict[str, float]]:
     when = "after" if dirs else "before"
-    families = summary["heldout"]["families"]
+    families = _heldout(dirs[-1] if dirs else base)["families"]
     return {"families": {name: rates[when] for name, rates in families.items()}}
 
 

@@ -1,97 +1,142 @@
-"""An experiment's figures as a Markdown table and as a chart."""
+"""An experiment's figures as Markdown tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from evaluation.charts import FAINT, GRID, INK, running_mean
-from evaluation.experiment import Floats
+from evaluation.experiment import OVERALL
 
-Curves = Mapping[str, Mapping[int, Mapping[str, Sequence[float | None]]]]
-"""By method, seed and name, what `evaluation.experiment.over_time` gives."""
+Figures = Mapping[str, Any]
+"""What `evaluation.experiment.compare` or `evaluation.experiment_judged.compare_judged` gives."""
 
-COLOURS = ("#9aa5b1", "#2563a8", "#d1603d", "#3f8f6b", "#8d5ba6", "#b58a1b", "#38a3a5", "#7f5539")
-"""Of the methods, by their place."""
-PANELS = {
-    "admitted": "queries that the gate let through, share",
-    "quality": "quality of query and answer, 0…7",
-    "new": "queries never trained before, share",
-    "v": "V, the solve rate of the queries",
-    "kl_solver": "KL of the Solver, nats per token",
+RATES = {
+    "heldout": "held-out",
+    "win_rate": "ties as half",
+    "win_rate_ties_as_losses": "ties as losses",
 }
-SMOOTHED = 10
-"""Iterations of the running mean."""
+"""Names of the rates in `means`."""
+TESTS = {
+    "tests": "win rate with a tie as half",
+    "tests_ties_as_losses": "win rate with a tie as a loss",
+}
+"""The tests of judged methods, and what they are of."""
+WIN_TIE_LOSS = ("win", "tie", "loss")
 
 
-def markdown(figures: Mapping[str, Any], missing: Sequence[str] = ()) -> str:
+def markdown(figures: Figures, missing: Sequence[str] = ()) -> str:
     """Tables of methods and tests; `missing` says what is not in them, a sentence each."""
-    parts = [_methods(figures), _tests(figures["tests"])]
+    parts = [_methods(figures), *_by_family(figures), *_all_tests(figures)]
+    if figures.get("notes"):
+        parts.append(_listed("To be known of these figures:", figures["notes"]))
     if missing:
-        parts.append("Not in the tables:\n\n" + "\n".join(f"- {sentence}" for sentence in missing))
-    return "\n\n".join(part for part in parts if part) + "\n"
+        parts.append(_listed("Not in the tables:", missing))
+    return "\n\n".join(parts) + "\n"
 
 
-def draw(figures: Mapping[str, Any], curves: Curves, path: Path) -> None:
-    """Rates of the methods by seed with their means and intervals, and curves of `PANELS`."""
-    methods = figures["methods"]
-    colours = dict(zip(methods, [c for _ in methods for c in COLOURS], strict=False))
-    with mpl.rc_context({"font.size": 9, "text.color": INK, "axes.edgecolor": GRID}):
-        figure = Figure(figsize=(12, 7), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(2, 3).flat
-        _rates(axes[0], figures, colours)
-        for place, (key, title) in enumerate(PANELS.items(), start=1):
-            _curves(axes[place], curves, key, colours)
-            axes[place].set_title(title, loc="left", fontsize=9)
-        figure.savefig(path, dpi=130)
+def is_judged(figures: Figures) -> bool:
+    """Whether the figures are AlpacaEval's, not those of held-out problems."""
+    return "judge" in figures
 
 
-def _methods(figures: Mapping[str, Any]) -> str:
-    methods = figures["methods"]
-    families = sorted({f for one in methods.values() for s in one["seeds"] for f in s["families"]})
-    rate = "win rate" if "judge" in figures else "held-out"
-    head = ["method", "seeds", rate, "95% interval", "win", "tie", "loss", *families]
+def outcomes(seeds: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Win, tie and loss as means over the seeds, None without a seed."""
+    return {
+        key: float(np.mean([row[key] for row in seeds])) if seeds else None for key in WIN_TIE_LOSS
+    }
+
+
+def families_of(figures: Figures) -> list[str]:
+    """The families of problems, or subsets of instructions, that any method has."""
+    each = [cells for methods in figures["means"].values() for cells in methods.values()]
+    return [name for name in dict.fromkeys(n for cells in each for n in cells) if name != OVERALL]
+
+
+# --- methods ---
+
+
+def _methods(figures: Figures) -> str:
+    means = figures["means"]
+    rates = [cell for rate in means for cell in (RATES[rate], "95% interval")]
     rows = [
         [
             name,
             str(len(one["seeds"])),
-            percent(one["mean"]),
-            between(one["ci95"]),
-            *(percent(_over_seeds(row[key] for row in one["seeds"])) for key in WIN_TIE_LOSS),
-            *(percent(_over_seeds(_family(one["seeds"], family))) for family in families),
+            *(cell for rate in means for cell in _mean_and_ends(means[rate][name][OVERALL])),
+            *(percent(share) for share in outcomes(one["seeds"]).values()),
         ]
-        for name, one in methods.items()
+        for name, one in figures["methods"].items()
     ]
-    return f"{_caption(figures)}\n\n{table(head, rows)}"
+    return f"{_caption(figures)}\n\n{table(['method', 'seeds', *rates, *WIN_TIE_LOSS], rows)}"
 
 
-def _caption(figures: Mapping[str, Any]) -> str:
-    if "judge" in figures:
+def _mean_and_ends(cell: Mapping[str, Any]) -> tuple[str, str]:
+    return percent(cell["mean"]), between(cell["ci95"])
+
+
+def _caption(figures: Figures) -> str:
+    if is_judged(figures):
         return (
-            f"AlpacaEval against {figures['reference']}, judged by {figures['judge']}: win rate"
-            " (a tie as half), win, tie and loss, and win rate by subset, in %: means over the"
-            " seeds."
+            f"AlpacaEval against {figures['reference']}, judged by {figures['judge']},"
+            f" {figures['n']:,} instructions: win rate with a tie as half (AlpacaEval) and with a"
+            " tie as a loss (the paper's v3), then win, tie and loss, in %: means over the seeds,"
+            " intervals by Student's t over the seeds, of a single seed by bootstrap over the"
+            " instructions."
         )
     return (
-        f"Share of {figures['n']:,} held-out problems solved, win, tie and loss against the base"
-        " problem by problem, and share solved by family, in %: means over the seeds."
+        f"Share of {figures['n']:,} held-out problems solved, then win, tie and loss against the"
+        " base problem by problem, in %: means over the seeds, intervals by Student's t over the"
+        " seeds, of a single seed by Wilson over the problems."
     )
 
 
-WIN_TIE_LOSS = ("win", "tie", "loss")
+def _by_family(figures: Figures) -> list[str]:
+    """A table for each rate: method × family, each cell a mean with its interval."""
+    families = families_of(figures)
+    if not families:
+        return []
+    return [
+        f"{_family_caption(figures, rate)}\n\n"
+        + table(
+            ["method", *families],
+            [[name, *(_cell(cells.get(f)) for f in families)] for name, cells in methods.items()],
+        )
+        for rate, methods in figures["means"].items()
+    ]
 
 
-def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
-    if not tests:
-        return ""
+def _family_caption(figures: Figures, rate: str) -> str:
+    if is_judged(figures):
+        return f"Win rate by subset, {RATES[rate]}, in %, intervals as above."
+    return "Share solved by family, in %, intervals as above."
+
+
+def _cell(cell: Mapping[str, Any] | None) -> str:
+    """A mean with its interval in brackets, "–" without a mean."""
+    if cell is None or cell["mean"] is None:
+        return "–"
+    ends = cell["ci95"]
+    return percent(cell["mean"]) + (f" ({between(ends)})" if ends is not None else "")
+
+
+# --- tests ---
+
+
+def _all_tests(figures: Figures) -> list[str]:
+    if not is_judged(figures):
+        return _tests(figures["tests"], "")
+    return [part for key, what in TESTS.items() for part in _tests(figures[key], f" of the {what}")]
+
+
+def _tests(tests: Sequence[Mapping[str, Any]], what: str) -> list[str]:
+    """A table of the tests over seeds, where there is more than one, and one of those within."""
+    parts = [_over_seeds(tests, what)] if any(len(one["seeds"]) > 1 for one in tests) else []
+    return [*parts, _within_seeds(tests, what)] if tests else []
+
+
+def _over_seeds(tests: Sequence[Mapping[str, Any]], what: str) -> str:
     head = ["method", "against", "difference", "95% interval", "p", "p adjusted", "seeds"]
     rows = [
         [
@@ -106,10 +151,39 @@ def _tests(tests: Sequence[Mapping[str, Any]]) -> str:
         for one in tests
     ]
     caption = (
-        "Differences in percentage points, paired by seed (t-test; p adjusted after Benjamini and"
-        " Hochberg over these tests)."
+        f"Over the seeds: differences{what} in percentage points, paired by seed (t-test; p"
+        " adjusted after Benjamini and Hochberg over these tests)."
     )
     return f"{caption}\n\n{table(head, rows)}"
+
+
+def _within_seeds(tests: Sequence[Mapping[str, Any]], what: str) -> str:
+    """Method × seed: what one pair of models differs in, which says nothing of other seeds."""
+    numbers = sorted({row["seed"] for one in tests for row in one["seeds"]})
+    rows = []
+    for one in tests:
+        by_seed = {row["seed"]: row for row in one["seeds"]}
+        cells = [_within(by_seed[number]) if number in by_seed else "–" for number in numbers]
+        rows.append([one["method"], one["against"], *cells])
+    how = (
+        "over the instructions and not over seeds (bootstrap interval and t-test, paired by"
+        " instruction)"
+        if what
+        else "over the problems and not over seeds (Agresti and Min's interval, McNemar's exact p)"
+    )
+    caption = (
+        f"Within each seed: differences{what} in percentage points, {how}; p adjusted over the"
+        " tests of the seed."
+    )
+    return f"{caption}\n\n{table(['method', 'against', *(f'seed {n}' for n in numbers)], rows)}"
+
+
+def _within(row: Mapping[str, Any]) -> str:
+    ends = f" ({between(row['ci95'], signed=True)})" if row["ci95"] is not None else ""
+    return f"{points(row['difference'])}{ends}, p {probability(row['p_adjusted'])}"
+
+
+# --- how figures are written ---
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -140,56 +214,5 @@ def probability(p: float | None) -> str:
     return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
-def _family(seeds: Sequence[Mapping[str, Any]], family: str) -> list[float]:
-    return [row["families"][family] for row in seeds if family in row["families"]]
-
-
-def _over_seeds(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return float(np.mean(known)) if known else None
-
-
-def _rates(axes: Axes, figures: Mapping[str, Any], colours: Mapping[str, str]) -> None:
-    """A bar for each method's mean with its interval, a dot for each seed."""
-    methods, key = figures["methods"], "win_rate" if "judge" in figures else "heldout"
-    for place, (name, one) in enumerate(methods.items()):
-        if one["mean"] is None:
-            continue
-        axes.bar(place, 100 * one["mean"], color=colours[name], alpha=0.45, width=0.7)
-        low, high = one["ci95"] or (one["mean"], one["mean"])
-        axes.plot([place, place], [100 * low, 100 * high], color=INK, linewidth=1.2)
-        rates = [100 * row[key] for row in one["seeds"]]
-        axes.scatter([place + 0.2] * len(rates), rates, s=12, color=colours[name], zorder=3)
-    axes.set_xticks(range(len(methods)), list(methods), rotation=35, ha="right")
-    axes.set_ylim(0, 100)
-    title = "AlpacaEval win rate, %" if "judge" in figures else "held-out problems solved, %"
-    axes.set_title(title, loc="left", fontsize=9)
-    _plain(axes)
-
-
-def _curves(axes: Axes, curves: Curves, key: str, colours: Mapping[str, str]) -> None:
-    """One line a method: the mean over its seeds, smoothed."""
-    for method, by_seed in curves.items():
-        values = mean_curve([one[key] for one in by_seed.values()])
-        if np.isfinite(values).any():
-            smooth = running_mean(values, SMOOTHED)
-            axes.plot(smooth, color=colours[method], linewidth=1.5, label=method)
-    axes.set_xlabel("iteration", color=FAINT)
-    axes.set_ylim(bottom=0)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=7, ncols=2, loc="best")
-    _plain(axes)
-
-
-def mean_curve(curves: Sequence[Sequence[float | None]]) -> Floats:
-    """Mean over the curves at each iteration, what is None left out; NaN where all are."""
-    length = max(map(len, curves), default=0)
-    columns = [[c[i] for c in curves if i < len(c)] for i in range(length)]
-    known = [[value for value in column if value is not None] for column in columns]
-    return np.array([np.mean(column) if column else np.nan for column in known], np.float64)
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+def _listed(caption: str, sentences: Iterable[str]) -> str:
+    return f"{caption}\n\n" + "\n".join(f"- {sentence}" for sentence in sentences)

@@ -18,18 +18,24 @@ import yaml
 from configs.experiments import ExperimentConfig
 from configs.load import RESOLVED
 from evaluation.charts import Chart, Drawing, draw_chart
-from evaluation.experiment import mean_interval
+from evaluation.experiment import OVERALL
+from evaluation.experiment_chart import COLOURS, Curves, mean_curve
 from evaluation.experiment_judged import Runs
-from evaluation.experiment_page import COLOURS, WIN_TIE_LOSS, Curves, mean_curve, probability
+from evaluation.experiment_page import (
+    RATES,
+    TESTS,
+    Figures,
+    families_of,
+    is_judged,
+    outcomes,
+    probability,
+)
 from evaluation.report import REPORT
 from evaluation.report_bars import Bar, draw_differences, draw_outcomes, draw_rates
 from evaluation.report_curves import TOP
 from evaluation.report_games import Moment, moments, spread
 from evaluation.report_page import versions_of, write_page
 from evaluation.run_files import read_history, read_summary
-
-Figures = Mapping[str, Any]
-"""What `evaluation.experiment.compare` or `evaluation.experiment_judged.compare_judged` gives."""
 
 PANELS = {
     "v": ("V", "mean external reward R of the trained queries", None, None),
@@ -56,14 +62,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """A method over its seeds; rates are fractions with their 95% intervals."""
+    """A method over its seeds; each rate of `means` by family, fractions with 95% intervals."""
 
     method: str
     seeds: int
-    mean: float | None
-    ci95: list[float] | None
     outcomes: dict[str, float | None]
-    families: dict[str, tuple[float | None, list[float] | None]]
+    rates: Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+    @property
+    def overall(self) -> list[Mapping[str, Any]]:
+        """The rates of all families together."""
+        return [cells[OVERALL] for cells in self.rates.values()]
 
 
 @dataclass(frozen=True)
@@ -100,9 +109,11 @@ def write_experiment_report(
         name=root.absolute().name,
         config=config,
         figures=figures,
-        judged=figures is not None and "judge" in figures,
+        judged=figures is not None and is_judged(figures),
         lines=lines(figures) if figures else [],
-        families=families(figures) if figures else [],
+        families=families_of(figures) if figures else [],
+        rates={rate: RATES[rate] for rate in figures["means"]} if figures else {},
+        tests=tests_of(figures) if figures else {},
         drawings=drawn_rates(figures, config) if figures else [],
         probability=probability,
         curves=drawn_curves(curves, list(config.methods)),
@@ -120,53 +131,52 @@ def write_experiment_report(
 
 def lines(figures: Figures) -> list[Line]:
     """The table of methods, means over their seeds."""
-    return [_line(name, one["mean"], one["ci95"], one["seeds"], families(figures))
-            for name, one in figures["methods"].items()]  # fmt: skip
+    return [
+        Line(
+            name,
+            len(one["seeds"]),
+            outcomes(one["seeds"]),
+            {rate: by_method[name] for rate, by_method in figures["means"].items()},
+        )
+        for name, one in figures["methods"].items()
+    ]
 
 
-def families(figures: Figures) -> list[str]:
-    """The families of problems, or subsets of instructions, that any method has."""
-    seeds = [seed for one in figures["methods"].values() for seed in one["seeds"]]
-    return list(dict.fromkeys(name for seed in seeds for name in seed["families"]))
-
-
-def _line(
-    method: str,
-    mean: float | None,
-    ci95: list[float] | None,
-    seeds: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-) -> Line:
-    outcomes = {key: mean_interval([seed[key] for seed in seeds])[0] for key in WIN_TIE_LOSS}
-    by_family = {
-        name: mean_interval([s["families"][name] for s in seeds if name in s["families"]])
-        for name in names
-    }
-    return Line(method, len(seeds), mean, ci95, outcomes, by_family)
+def tests_of(figures: Figures) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The paired tests, by what they are of."""
+    if not is_judged(figures):
+        return {"share solved": figures["tests"]} if figures["tests"] else {}
+    return {what: figures[key] for key, what in TESTS.items() if figures[key]}
 
 
 def drawn_rates(figures: Figures, config: ExperimentConfig) -> list[Drawing]:
     """The methods' rates with intervals and seeds; win, tie and loss, and gains, of who trained."""
-    judged = "judge" in figures
+    judged = is_judged(figures)
     colours = _colours(list(figures["methods"]))
-    each = "mean with its 95% interval; a dot for each seed"
-    title = "AlpacaEval win rate" if judged else "Problems solved"
-    drawings = [draw_rates(title, f"%, {each}", _rates(figures, colours))]
-    if outcomes := _outcomes(figures, config):
+    inside = "instructions" if judged else "problems"
+    each = f"mean with its 95% interval, of one seed over its {inside}; a dot for each seed"
+    titles = {rate: f"AlpacaEval win rate, {RATES[rate]}" for rate in figures["means"]}
+    drawings = [
+        draw_rates(titles[rate] if judged else "Problems solved", f"%, {each}", bars)
+        for rate in figures["means"]
+        if (bars := _rates(figures, rate, colours))
+    ]
+    if shares := _outcomes(figures, config):
         against = f"against {figures['reference']}" if judged else "against the base, by problem"
-        drawings.append(draw_outcomes("Win, tie and loss", f"%, {against}", outcomes))
+        drawings.append(draw_outcomes("Win, tie and loss", f"%, {against}", shares))
     if gains := _gains(figures, config, colours):
         drawings.append(draw_differences("Change against the base", f"points, {each}", gains))
     return drawings
 
 
-def _rates(figures: Figures, colours: Mapping[str, str]) -> list[Bar]:
-    key = "win_rate" if "judge" in figures else "heldout"
+def _rates(figures: Figures, rate: str, colours: Mapping[str, str]) -> list[Bar]:
+    cells = {name: of[OVERALL] for name, of in figures["means"][rate].items()}
     return [
-        _bar(name, one["mean"], one["ci95"], colours[name], [seed[key] for seed in one["seeds"]])
-        for name, one in figures["methods"].items()
-        if one["mean"] is not None
-    ]
+        _bar(name, cell["mean"], cell["ci95"], colours[name],
+             [seed[rate] for seed in figures["methods"][name]["seeds"]])
+        for name, cell in cells.items()
+        if cell["mean"] is not None
+    ]  # fmt: skip
 
 
 def _outcomes(figures: Figures, config: ExperimentConfig) -> dict[str, dict[str, float]]:
@@ -184,7 +194,7 @@ def _gains(figures: Figures, config: ExperimentConfig, colours: Mapping[str, str
         _bar(
             one["method"],
             one["difference"],
-            one["ci95"],
+            one["ci95"] if len(one["seeds"]) > 1 else one["seeds"][0]["ci95"],
             colours[one["method"]],
             [seed["difference"] for seed in one["seeds"]],
         )

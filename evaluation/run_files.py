@@ -34,3 +34,9 @@ def read_games(run_dir: Path, iterations: Iterable[int], columns: list[str]) -> 
         if file.is_file()
         for row in pq.read_table(file, columns=columns).to_pylist(maps_as_pydicts="strict")
     ]
+
+
+def last_checkpoint(run_dir: Path) -> int | None:
+    """The iteration of the run's newest checkpoint, None where there is none."""
+    names = (path.name for path in (run_dir / "checkpoints").glob("*"))
+    return max((int(name) for name in names if name.isdigit()), default=None)

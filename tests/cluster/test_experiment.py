@@ -32,6 +32,7 @@ from configs.experiments import ExperimentConfig, load_experiment
 from configs.load import load, save_resolved
 from learner.checkpoint import CheckpointStore
 from tests.conftest import ROOT
+from tests.evaluation.synthetic import judge
 
 EXPERIMENTS = ROOT / "configs" / "experiments"
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -58,8 +59,9 @@ def experiment(tmp_path: Path, seeds: Sequence[int] = (0,), **others: object) ->
 class Player:
     """Stands in for training: leaves a checkpoint, held-out answers and a summary."""
 
-    def __init__(self, failing: Sequence[str] = ()) -> None:
+    def __init__(self, failing: Sequence[str] = (), identity: str = "org/base@1") -> None:
         self.failing = failing
+        self.identity = identity
         self.played: list[str] = []
         self.models: dict[str, str] = {}
 
@@ -72,6 +74,8 @@ class Player:
             return 1
         with CheckpointStore(config.run_dir / "checkpoints", 1).writing(3) as draft:
             (draft.folder / "hf").mkdir()
+        model = {"path": "org/base", "revision": None, "identity": self.identity}
+        (config.run_dir / "model.json").write_text(json.dumps(model))
         families = {"sort": {"n": 4, "before": 0.25, "after": 0.5}}
         for when, right in (("before", [1, 0, 0, 0]), ("after", [1, 1, 0, 0])):
             path = config.run_dir / f"heldout-{when}.json"
@@ -181,23 +185,97 @@ def test_time_left_is_the_mean_of_what_ended_times_what_has_not(tmp_path):
     assert estimate(240.0).startswith("about 4 min")
 
 
-def test_without_heldout_problems_the_commands_that_measure_are_shown(tmp_path):
-    stage = {"name": "one", "config": QUICKSTART, "set": ["heldout=null"]}
-    config = experiment(tmp_path, methods={"base": [], "a": [stage]})
+def unmeasured(tmp_path: Path, seeds: Sequence[int] = (0,)) -> ExperimentConfig:
+    """An experiment without held-out problems, played."""
+    stages = [{"name": n, "config": QUICKSTART, "set": ["heldout=null"]} for n in ("one", "two")]
+    stages[1]["set"] = ["heldout=null", "queries=16"]
+    methods = {"base": [], "a": stages[:1], "ab": stages}
+    config = experiment(tmp_path, seeds, methods=methods)
     run_experiment(config, Player())
-    run_dir = tmp_path / "runs" / "seed-0" / "one"
-    model = {"path": "org/base", "revision": None, "identity": "x"}
-    (run_dir / "model.json").write_text(json.dumps(model))
+    return config
+
+
+def win(folder: Path, checkpoint: int, wins: int) -> None:
+    """Verdicts on four instructions, so many of them wins and one a tie."""
+    preferences = [2.0] * wins + [1.5] + [1.0] * (3 - wins)
+    rows = [
+        {"instruction": f"{i}", "dataset": "koala", "generator_1": "base", "generator_2": "m",
+         "annotator": "j", "output_1": "", "output_2": "", "preference": preference}
+        for i, preference in enumerate(preferences)
+    ]  # fmt: skip
+    judge(folder, checkpoint, rows)
+
+
+def test_without_heldout_problems_the_commands_that_measure_are_shown(tmp_path):
+    config = unmeasured(tmp_path, seeds=[0, 1])
+    root = tmp_path / "runs"
     text = write_results(config, [])
-    assert f"selfplay evaluate alpaca-eval {run_dir} --against org/base" in text
-    block = {"n_total": 4, "n_wins": 1, "n_draws": 2, "n_wins_base": 1, "win_rate": 50.0}
-    result = {"reference": "base", "judge": "j", **block, "subsets": {"koala": block}}
-    out = run_dir / "evaluation" / "alpaca-eval-3"
-    out.mkdir(parents=True)
-    (out / "result.json").write_text(json.dumps(result))
-    assert "| a | 1 | 50.0 | – | 25.0 | 50.0 | 25.0 | 50.0 |" in write_results(config, [])
-    (row,) = json.loads((tmp_path / "runs/results.json").read_text())["methods"]["a"]["seeds"]
-    assert row["families"] == {"koala": 0.5}
+    base = f"{root}/base/org--base@1/evaluation/alpaca-eval-0"
+    lines = [line.strip() for line in text.splitlines() if line.startswith("  selfplay")]
+    # Seeds that begin with one model have it judged once, and a chain is compared with its base.
+    assert lines == [
+        f"selfplay evaluate alpaca-eval org/base --against org/base --out {base}",
+        *(
+            f"selfplay evaluate alpaca-eval {root}/seed-{seed}/{stage} --against org/base"
+            for stage in ("one", "one+two")
+            for seed in (0, 1)
+        ),
+    ]
+
+
+def test_judged_methods_are_a_table_with_the_base_and_what_is_missing(tmp_path):
+    config = unmeasured(tmp_path)
+    root = tmp_path / "runs"
+    win(root / "seed-0" / "one", 3, 3)
+    win(root / "base" / "org--base@1", 0, 1)
+    text = write_results(config, ["x failed"])
+    # One of four won and one tied; the interval is over the instructions.
+    assert "| base | 1 | 37.5 |" in text
+    assert "| a | 1 | 87.5 |" in text
+    command = f"selfplay evaluate alpaca-eval {root}/seed-0/one+two --against org/base"
+    sentence = f"ab, seed 0, has not been judged: `{command}` with the --judge of the others"
+    assert f"- x failed\n- {sentence}\n" in text
+    written = json.loads((root / "results.json").read_text())
+    assert written["missing"] == ["x failed", sentence]
+    (row,) = written["methods"]["a"]["seeds"]
+    assert row["families"] == {"koala": 0.875}
+    assert row["win_rate_ties_as_losses"] == 0.75
+    (one,) = written["tests"]
+    assert (one["method"], one["against"], one["seeds"][0]["n"]) == ("a", "base", 4)
+    assert (root / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert sentence.partition(":")[0] in (root / "report.html").read_text()
+
+
+def test_a_checkpoint_newer_than_the_judged_one_is_said_with_the_command(tmp_path):
+    config = unmeasured(tmp_path)
+    root = tmp_path / "runs"
+    win(root / "seed-0" / "one", 2, 3)
+    win(root / "seed-0" / "one+two", 3, 1)
+    text = write_results(config, [])
+    assert "- a, seed 0, has been judged at checkpoint 2 and not at its last, 3: `selfplay" in text
+
+
+@pytest.mark.parametrize("measure", [True, False])
+def test_stages_of_a_seed_that_began_with_different_models_are_not_compared(tmp_path, measure):
+    heldout = [] if measure else ["heldout=null"]
+    methods = {
+        name: [{"name": name, "config": QUICKSTART, "set": [*heldout, f"queries={queries}"]}]
+        for name, queries in (("a", 8), ("b", 16))
+    }
+    config = experiment(tmp_path, methods=methods)
+    run_experiment(config, Player(failing=["b"]))
+    run_experiment(config, Player(identity="org/base@2"))
+    with pytest.raises(UserError, match=r"a and .*b began with different models, so seed 0 has no"):
+        write_results(config, [])
+
+
+def test_stages_of_a_seed_that_solved_other_problems_before_are_not_compared(tmp_path):
+    config = experiment(tmp_path)
+    run_experiment(config, Player())
+    path = tmp_path / "runs" / "seed-0" / "three" / "heldout-before.json"
+    path.write_text(path.read_text().replace("[1, 0, 0, 0]", "[0, 1, 0, 0]"))
+    with pytest.raises(UserError, match="did not solve the same held-out problems before training"):
+        write_results(config, [])
 
 
 def test_an_experiments_folder_has_a_report_wherever_it_was_moved_to(tmp_path, capsys):

@@ -9,6 +9,7 @@ import yaml
 
 from configs.errors import UserError
 from configs.experiments import chains, distinct_stages, load_experiment
+from configs.load import load
 from tests.conftest import ROOT
 
 EXPERIMENTS = ROOT / "configs" / "experiments"
@@ -105,3 +106,20 @@ def test_the_kl_experiment_takes_a_run_of_the_other():
     kl = load_experiment(EXPERIMENTS / "playground-kl.yaml")
     assert chains(kl)["k2_loss"] == learn
     assert kl.experiment_dir == load_experiment(EXPERIMENTS / "playground.yaml").experiment_dir
+
+
+@pytest.mark.parametrize("version", ["v1", "v3"])
+def test_self_play_in_the_papers_experiments_is_one_game_to_the_letter(version, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = chains(load_experiment(EXPERIMENTS / f"paper-{version}.yaml"))
+    zero, lsp = (
+        load(made[name][0].config, made[name][0].overrides) for name in ("lsp_zero", "lsp")
+    )
+    assert lsp.learner.kl.estimator == "k1"
+    assert lsp.learner.kl.level == "sequence"
+    assert zero.learner == lsp.learner
+    assert zero.rewards.parts == lsp.rewards.parts
+    for run in (zero, lsp):
+        assert not run.rewards.standardise
+        assert run.challenger is not None
+        assert run.challenger.rejected == "worst"

@@ -204,12 +204,12 @@ def as_of_old(run_dir: Path) -> Path:
     return run_dir
 
 
-def alpaca_result(wins: int, n: int = 60) -> dict:
-    """What AlpacaEval says of n verdicts: so many wins, every fifth of the others a tie."""
+def alpaca_rows(wins: int, n: int = 60) -> list[dict]:
+    """n verdicts: so many wins, every fifth of the others a tie."""
     preferences = [2.0 if i < wins else 1.5 if i % 5 == 0 else 1.0 for i in range(n)]
     np.random.default_rng(0).shuffle(preferences)
     subsets = ["koala", "vicuna", "helpful_base", f"$\\nonsense$ {HOSTILE}"]
-    rows = [
+    return [
         {
             "instruction": f"Instruction {i}",
             "dataset": subsets[i % len(subsets)],
@@ -222,8 +222,17 @@ def alpaca_result(wins: int, n: int = 60) -> dict:
         }
         for i, preference in enumerate(preferences)
     ]
-    result = summarise_verdicts(verdicts_of(rows))
-    return result | {"length_controlled_absent": "df_gamed.csv is not here"}
+
+
+def judge(run_dir: Path, iteration: int, rows: list[dict], **others: Any) -> Path:
+    """Leave verdicts on one checkpoint of a run as `selfplay evaluate alpaca-eval` does."""
+    result = summarise_verdicts(verdicts_of(rows)) | others
+    folder = f"alpaca-eval-{iteration}"
+    write_result(
+        run_dir, folder, {"length_controlled_absent": "df_gamed.csv is not here", **result}
+    )
+    (run_dir / "evaluation" / folder / "annotations.json").write_text(json.dumps(rows))
+    return run_dir
 
 
 def benchmark_result(name: str, evaluation: str, metrics: dict[str, Any], **more: Any) -> dict:
@@ -255,8 +264,8 @@ def evaluate(run_dir: Path, iteration: int, wins: int = 27) -> Path:
     results = {
         "math": benchmark_result("gsm8k", "math", gsm8k),
         "coding": benchmark_result("humaneval", "coding", humaneval, kinds=kinds),
-        "alpaca-eval": alpaca_result(wins),
     }
+    judge(run_dir, iteration, alpaca_rows(wins))
     for name, result in results.items():
         write_result(run_dir, f"{name}-{iteration}", result)
     return run_dir

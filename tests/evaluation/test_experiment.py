@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from configs.errors import UserError
 from evaluation.experiment import (
+    CURVES,
     adjusted,
+    check_bases,
     compare,
     early_and_late,
     mean_interval,
@@ -21,7 +24,9 @@ from evaluation.experiment import (
     row,
     within,
 )
-from evaluation.experiment_page import draw, markdown, mean_curve
+from evaluation.experiment_chart import PANELS, draw, draw_curves, mean_curve
+from evaluation.experiment_page import markdown
+from evaluation.intervals import wilson
 from evaluation.replication import find, questions, share_of_gain
 from evaluation.run_files import read_history
 from tests.evaluation.synthetic import make_run
@@ -89,7 +94,7 @@ def test_the_base_ties_with_itself_and_has_the_rates_before_training(figures):
 
 
 def test_the_results_have_the_promised_form(figures):
-    assert set(figures) == {"n", "methods", "tests"}
+    assert set(figures) == {"n", "methods", "means", "tests"}
     assert figures["n"] == 8
     for method in figures["methods"].values():
         assert set(method) == {"seeds", "mean", "ci95"}
@@ -131,15 +136,54 @@ def test_mcnemars_exact_test_of_hand_worked_changes():
 
 def test_only_shared_seeds_are_paired_test():
     mine, others = {0: bits("11"), 1: bits("10")}, {1: bits("00"), 2: bits("00")}
-    found = paired_test("a", "b", mine, others)
+    found = paired_test("a", "b", mine, others, within)
     assert found is not None
     assert [one["seed"] for one in found["seeds"]] == [1]
-    assert paired_test("a", "b", {0: bits("1")}, {1: bits("1")}) is None
+    assert paired_test("a", "b", {0: bits("1")}, {1: bits("1")}, within) is None
 
 
 def test_p_values_are_adjusted_over_the_tests_that_have_one():
     found = adjusted([{"p": 0.01}, {"p": None}, {"p": 0.04}])
     assert [one["p_adjusted"] for one in found] == [pytest.approx(0.02), None, pytest.approx(0.04)]
+
+
+def test_p_values_within_a_seed_are_adjusted_over_that_seeds_tests(figures):
+    for seed in (0, 1):
+        rows = [row for one in figures["tests"] for row in one["seeds"] if row["seed"] == seed]
+        assert len(rows) == 3
+        expected = [one["p_adjusted"] for one in adjusted([{"p": row["p"]} for row in rows])]
+        assert [row["p_adjusted"] for row in rows] == expected
+
+
+def test_families_have_means_with_intervals_over_the_seeds(figures):
+    cells = figures["means"]["heldout"]["grpo_lsp"]
+    assert list(cells) == ["overall", "even", "odd"]
+    mean, ci95 = mean_interval([7 / 8, 6 / 8])
+    assert cells["overall"] == {"mean": mean, "ci95": ci95, "over": "seeds"}
+    # The second stage leaves 1111 and 1110 in even places, 1110 twice in odd ones.
+    mean, ci95 = mean_interval([1.0, 0.75])
+    assert cells["even"] == {"mean": mean, "ci95": ci95, "over": "seeds"}
+    assert "| grpo_lsp | 87.5 (" in markdown(figures)
+
+
+def test_one_seed_has_intervals_over_its_problems(tmp_path):
+    run = run_of(tmp_path / "grpo", "11000000", "10111100")
+    found = compare({"base": {0: []}, "grpo": {0: [run]}}, {0: run})
+    cells = found["means"]["heldout"]["grpo"]
+    assert cells["overall"] == {"mean": 5 / 8, "ci95": list(wilson(5, 8)), "over": "problems"}
+    assert cells["odd"] == {"mean": 0.5, "ci95": list(wilson(2, 4)), "over": "problems"}
+    assert found["methods"]["grpo"]["ci95"] is None
+    text = markdown(found)
+    assert "over the problems and not over seeds" in text
+    assert "| grpo | base | +37.5 (" in text
+    assert "Over the seeds" not in text
+
+
+def test_first_stages_that_did_not_begin_alike_are_not_compared(tmp_path):
+    a, b = run_of(tmp_path / "a", "1100", "1111"), run_of(tmp_path / "b", "1010", "1111")
+    check_bases({0: [a, a], 1: [b]})
+    with pytest.raises(UserError, match=r"a and .*b did not solve the same held-out problems"):
+        check_bases({0: [a, a], 1: [a, b]})
 
 
 def test_runs_of_other_problems_are_not_paired_test(tmp_path):
@@ -208,10 +252,27 @@ def test_the_page_shows_every_method_and_what_is_missing(figures, tmp_path):
     none = {
         **figures,
         "methods": {**figures["methods"], "lsp": {"seeds": [], "mean": None, "ci95": None}},
+        "means": {"heldout": {**figures["means"]["heldout"], "lsp": compare_none()}},
     }
     assert "| lsp | 0 | – | – |" in markdown(none)
     draw(none, {}, tmp_path / "chart.png")
     assert (tmp_path / "chart.png").stat().st_size > 10_000
+
+
+def compare_none() -> dict:
+    return compare({"lsp": {}}, {})["means"]["heldout"]["lsp"]
+
+
+def test_the_chart_has_a_panel_of_each_curve():
+    assert set(PANELS) == set(CURVES)
+
+
+@pytest.mark.parametrize(("v", "bottom"), [([0.5, 1.0], 0.0), ([-4.0, -2.0], None)])
+def test_a_curve_below_zero_is_not_cut_off(v, bottom):
+    axes = Figure().add_subplot()
+    draw_curves(axes, {"a": {0: {"v": v}}}, "v", {"a": "red"})
+    low, high = axes.get_ylim()
+    assert low == bottom if bottom is not None else low < -4.0 < high
 
 
 def test_the_mean_of_curves_leaves_out_what_is_unknown():

@@ -8,9 +8,9 @@ import pytest
 
 from configs.experiments import ExperimentConfig
 from evaluation.experiment_judged import compare_judged
+from evaluation.experiment_page import families_of
 from evaluation.report_experiment import (
     drawn_curves,
-    families,
     lines,
     places_of,
     samples,
@@ -20,12 +20,12 @@ from evaluation.report_experiment import (
 from evaluation.report_games import moments
 from tests.evaluation.synthetic import (
     HOSTILE,
-    alpaca_result,
+    alpaca_rows,
     compared,
     evaluate,
+    judge,
     make_experiment,
     make_run,
-    write_result,
 )
 from tests.evaluation.test_report import Links, escaped, shown
 
@@ -51,14 +51,15 @@ def test_means_and_intervals_are_over_the_seeds(experiment):
     assert list(by_method) == ["base", "grpo", "lsp_zero", "lsp_learn", "grpo_lsp"]
     # 0.70, 0.74, 0.78: mean 0.74, and 4.30265 × 0.04 / √3 around it.
     grpo = by_method["grpo"]
-    assert (grpo.seeds, grpo.mean) == (3, pytest.approx(0.74))
-    assert grpo.ci95 == pytest.approx([0.74 - 0.099366, 0.74 + 0.099366], abs=1e-5)
+    (solved,) = grpo.overall
+    assert (grpo.seeds, solved["mean"]) == (3, pytest.approx(0.74))
+    assert solved["ci95"] == pytest.approx([0.74 - 0.099366, 0.74 + 0.099366], abs=1e-5)
     assert by_method["lsp_learn"].seeds == 2
-    assert families(figures) == ["sort", "reverse", "count_letters"]
-    mean, ci95 = grpo.families["sort"]
+    assert families_of(figures) == ["sort", "reverse", "count_letters"]
+    sort = grpo.rates["heldout"]["sort"]
     seeds = [one["families"]["sort"] for one in figures["methods"]["grpo"]["seeds"]]
-    assert mean == pytest.approx(sum(seeds) / 3)
-    assert ci95 is not None
+    assert sort["mean"] == pytest.approx(sum(seeds) / 3)
+    assert sort["ci95"] is not None
 
 
 def test_the_figures_stand_on_the_page(page):
@@ -136,7 +137,7 @@ def test_the_configuration_and_the_versions_are_there(experiment, page):
 
 def test_names_of_methods_and_judges_are_escaped(tmp_path):
     run = make_run(tmp_path / "seed-0" / "x", 2)
-    write_result(run, "alpaca-eval-2", alpaca_result(20))
+    judge(run, 2, alpaca_rows(20))
     stages = {HOSTILE: {0: [run]}}
     figures = compare_judged(stages)
     config = ExperimentConfig.model_construct(
@@ -157,8 +158,13 @@ def test_a_judged_experiment_names_its_judge_and_subsets(tmp_path):
                 evaluate(chain[-1], 2, wins=30)
     figures = compare_judged(stages)
     page = write_experiment_report(config, stages, figures, {}).read_text()
-    assert shown(page) == ["AlpacaEval win rate", "Win, tie and loss"]
+    assert shown(page) == [
+        "AlpacaEval win rate, ties as half",
+        "AlpacaEval win rate, ties as losses",
+        "Win, tie and loss",
+    ]
     assert "helpful_base" in page
+    assert "over its instructions" in page
     assert "By subset" in page
 
 
