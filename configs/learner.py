@@ -62,7 +62,7 @@ class LearnerConfig(Config):
     warmup: int = Field(default=0, ge=0)
     """Iterations of linear warm-up."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Of the learning rate after warm-up, down to 0 at the last iteration."""
+    """Of the learning rate after warm-up, down to 0 where the run ends."""
     micro_batch_tokens: int = Field(default=8192, ge=16)
     """Most padded tokens (rows × longest row) of one forward pass of one rank."""
     gradient_checkpointing: bool = False
