@@ -16,6 +16,7 @@ import numpy as np
 
 from actors.generator import Generator
 from actors.records import GenerationRequest, Sampling, TokenIds
+from configs.errors import UserError
 from evaluation.benchmarks import Benchmark
 from evaluation.intervals import wilson
 from evaluation.rows import Row
@@ -92,6 +93,9 @@ async def evaluate(
         encode: Makes the Solver's prompt of a query.
         sampling: How answers are sampled; lm_eval's own settings are not used.
         rows: The benchmark's rows, in its hub data set's form.
+
+    Raises:
+        UserError: Not one row can be scored on this machine; nothing was asked.
     """
     loop = asyncio.get_running_loop()
 
@@ -122,7 +126,13 @@ def _evaluate(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each of these settings
     scoring = benchmark.scoring()
-    task = _task(benchmark, scoring.config, [row for row in rows if scoring.can_score(row)])
+    scorable = [row for row in rows if scoring.can_score(row)]
+    if not scorable:
+        raise UserError(
+            f"{benchmark.name}: none of the {len(rows)} problems can be scored"
+            f" ({'; '.join(scoring.notes)}): do that, or raise limit"
+        )
+    task = _task(benchmark, scoring.config, scorable)
     results = lm_evaluate(
         _model(ask), {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0
     )

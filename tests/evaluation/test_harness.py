@@ -154,6 +154,13 @@ def test_ifeval_without_the_model_of_sentences_leaves_prompts_out(monkeypatch):
     assert not benchmarks._ifeval_scoring().notes
 
 
+def test_ifeval_with_nothing_left_to_score_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(benchmarks, "_has_punkt", lambda: False)
+    rows = [ifeval_row(1, ONE_SENTENCE), ifeval_row(2, NO_COMMA, ONE_SENTENCE)]
+    with pytest.raises(UserError, match=r"none of the 2 problems can be scored.*punkt_tab.*limit"):
+        scores(IFEVAL, rows, lambda i, row: "a")
+
+
 def test_ifeval_published_prompts_can_all_be_scored(data, monkeypatch):
     monkeypatch.setattr(benchmarks, "_has_punkt", lambda: False)
     result = scores(IFEVAL, rows_of(DATA / "ifeval_input_data.jsonl"), lambda i, row: "")
