@@ -130,7 +130,7 @@ def _evaluate(
     if not scorable:
         raise UserError(
             f"{benchmark.name}: none of the {len(rows)} problems can be scored"
-            f" ({'; '.join(scoring.notes)}): do that, or raise limit"
+            f" ({'; '.join(scoring.notes)}): install what is missing, or raise limit"
         )
     task = _task(benchmark, scoring.config, scorable)
     results = lm_evaluate(

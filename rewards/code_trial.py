@@ -237,8 +237,8 @@ def _described(error: BaseException) -> tuple[str, str]:
 def _error(name: str, text: str, *, may_end: bool) -> Exception:
     """The other side's error, as one of the same built-in class.
 
-    StopIteration only where it `may_end` an iterator: raised by a call it would end the `all(map(…))`
-    that called, early and as a success. As in a generator it becomes a RuntimeError there.
+    StopIteration only where it `may_end` an iterator: raised by a call it would end the tests'
+    `all(map(…))` early, as a success. It becomes a RuntimeError, as in a generator.
     """
     kind = getattr(builtins, name, None)
     ends = isinstance(kind, type) and issubclass(kind, StopIteration)
