@@ -23,7 +23,14 @@ import numpy.typing as npt
 import torch
 
 from actors.member import EngineDiedError
-from actors.records import Completion, GenerationRequest, LogProbs, Sampling, TokenIds
+from actors.records import (
+    NO_SEED,
+    Completion,
+    GenerationRequest,
+    LogProbs,
+    Sampling,
+    TokenIds,
+)
 from actors.vllm_start import (
     check_model,
     engine_settings,
@@ -42,8 +49,6 @@ T = TypeVar("T")
 Asked = tuple[TokenIds, Any, Callable[[Any, int], Any]]
 """A prompt, vLLM's parameters for it, and how (vLLM's output, version of the first token) becomes
 a result."""
-NO_SEED = -1
-"""`Completion.seed` of a request that left the randomness to the engine (vLLM reads -1 so too)."""
 
 
 @dataclass(slots=True, eq=False)

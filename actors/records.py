@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+NO_ROOM = "no_room"
+"""`Completion.finish_reason` of a prompt that left no room in the context, and was not asked."""
+NO_SEED = -1
+"""`Completion.seed` of a request that left the randomness to the engine (vLLM reads -1 so too)."""
 TokenIds = npt.NDArray[np.int32]
 LogProbs = npt.NDArray[np.float32]
 
@@ -28,7 +32,7 @@ class Completion:
     prompt_token_ids: TokenIds
     token_ids: TokenIds
     text: str
-    finish_reason: str  # "stop" or "length"
+    finish_reason: str  # "stop" or "length"; of an evaluation's prompt that was not asked, NO_ROOM
     version_min: int
     version_max: int
     seed: int

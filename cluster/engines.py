@@ -10,6 +10,7 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import ray
 from ray.actor import ActorHandle
 
+from actors.generator import Generator
 from actors.member import Post
 from actors.records import Completion, GenerationRequest
 from actors.rollout import RolloutActor
@@ -25,7 +27,9 @@ from cluster.evaluated import Evaluated
 from cluster.fleet import Fleet
 from cluster.reserving import actor_class
 from cluster.signals import answering
+from configs.fleets import RolloutConfig
 from configs.rewards import PreferencePart
+from evaluation.asking import Fitting, Paced
 from evaluation.config import EvaluationConfig
 from rewards.preference import PreferenceActor
 
@@ -41,12 +45,14 @@ class Engines:
     def __init__(self) -> None:
         self._connected = False
         self._fleet: Fleet | None = None
-        self._whose = ""
+        self._whose: object = None
         self._fault: BaseException | None = None
         self._turn = asyncio.Lock()
 
-    async def call(self, whose: str, made: Callable[[], Fleet], method: str, *args: Any) -> Any:
+    async def call(self, whose: object, made: Callable[[], Fleet], method: str, *args: Any) -> Any:
         """`method(*args)` on the fleet of a model, which `made` makes where it does not run yet.
+
+        `whose` is all that tells the fleet from others.
 
         Raises:
             UserError: It cannot be started; later calls raise the same and start nothing.
@@ -71,7 +77,7 @@ class Engines:
             await self._fleet.stop()
             self._fleet = None
 
-    async def _change(self, whose: str, made: Callable[[], Fleet]) -> None:
+    async def _change(self, whose: object, made: Callable[[], Fleet]) -> None:
         await self._end_fleet()
         self._whose = whose
         if not ray.is_initialized():
@@ -94,7 +100,9 @@ class Answering:
 
     async def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
         """Return one completion per request, in their order."""
-        return await self.engines.call(self.model.name, self._fleet, "generate", requests)
+        # By its weights: models of two runs may have the same name.
+        whose = (self.model.identity, self.model.config.rollout)
+        return await self.engines.call(whose, self._fleet, "generate", requests)
 
     def _fleet(self) -> Fleet:
         config: EvaluationConfig = self.model.config
@@ -112,6 +120,13 @@ class Answering:
         return Fleet("rollout", config.rollout, spawn)
 
 
+def asked(engines: Engines, model: Evaluated[Any]) -> Generator:
+    """A model's engines, asked for what fits their context, and no more than they can at once."""
+    rollout: RolloutConfig = model.config.rollout
+    paced = Paced(Answering(engines, model), rollout.max_sequences, rollout.replicas)
+    return Fitting(paced, rollout.context)
+
+
 @dataclass(frozen=True)
 class Scoring:
     """A `Scorer` of `evaluation.alpaca.reward_judge`: a reward model's engines, when asked."""
@@ -122,7 +137,14 @@ class Scoring:
 
     async def score(self, query: str, answers: list[str]) -> npt.NDArray[np.float64]:
         """Return the scores [len(answers)]; NaN for an answer that does not fit the context."""
-        return await self.engines.call(self.part.name, self._fleet, "score", query, answers, None)
+        async with self._pairs:
+            return await self.engines.call(self.part, self._fleet, "score", query, answers, None)
+
+    @cached_property
+    def _pairs(self) -> asyncio.Semaphore:
+        """As `Paced` does it: no more pairs of answers than the engines read at once."""
+        fleet = self.part.fleet
+        return asyncio.Semaphore(max(1, fleet.max_sequences // 2) * fleet.replicas)
 
     def _fleet(self) -> Fleet:
         def spawn(name: str) -> ActorHandle:

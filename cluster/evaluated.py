@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig
 
 from actors.vllm_start import check_model
-from cluster.initial import initial_model, model_identity
+from cluster.initial import InitialModel, initial_model, located
 from cluster.rundir import newest_export, reopen_run
 from configs.errors import UserError
 from configs.load import RESOLVED, configured
@@ -36,17 +36,31 @@ Values = dict[str, Any]
 class Evaluated(Generic[K]):
     """A model and how it is asked.
 
-    `name` tells its weights apart. Results go to `place`, into a folder that is named by the
-    evaluation with `before` and `after` around it.
+    `name` is for people: two runs may have the same. `identity` tells its weights from all others.
+    Results go to `place`, into a folder that is named by the evaluation with `before` and `after`
+    around it.
     """
 
     name: str
+    identity: str
     path: str
     revision: str | None
     config: K
     place: Path
     before: str = ""
     after: str = ""
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """All that its answers to a query depend on beside the sampling, as JSON."""
+        config = self.config
+        return {
+            "weights": self.identity,
+            "system": config.system,
+            "chat_date": config.chat_date.isoformat(),
+            "context": config.rollout.context,
+            "dtype": config.rollout.dtype,
+        }
 
     def out(self, evaluation: str) -> Path:
         """The folder of an evaluation's results, where the user names none."""
@@ -74,15 +88,15 @@ def find_evaluated(
     check_model(named, given.revision, given.trust_remote_code, "evaluate")
     defaults = _copy(values) | {"rollout": engine_defaults(named, given)}
     config = configured(kind, defaults, overrides, f"the defaults for {named}")
-    folder = Path(named).is_dir()
-    path = str(Path(named).absolute()) if folder else named
-    if folder:
-        label = Path(path).name
-        name = f"{label}@{model_identity(path, None)[:8]}"
+    model = located(named, given.revision)
+    if Path(model.path).is_dir():
+        label = Path(model.path).name
+        name = _folder_name(model)
     else:
         label = named.replace("/", "--")
         name = f"{named}@{given.revision}" if given.revision else named
-    return Evaluated(name, path, given.revision, config, OUT, before=f"{label}-")
+    before = f"{label}-"
+    return Evaluated(name, model.identity, model.path, model.revision, config, OUT, before)
 
 
 def find_base(
@@ -91,9 +105,7 @@ def find_base(
     """The model that a run began with, asked as the run asks."""
     began = initial_model(reopen_run(run))
     config = configured(kind, _run_values(run, values), overrides, str(run / RESOLVED))
-    # Not by its folder's name: base models of several runs may have the same.
-    name = f"{Path(began.path).name}@{began.identity.rpartition('@')[2][:8]}"
-    return Evaluated(name, began.path, began.revision, config, run)
+    return Evaluated(_folder_name(began), began.identity, began.path, began.revision, config, run)
 
 
 def is_run(named: str) -> bool:
@@ -118,14 +130,19 @@ def engine_defaults(model: str, config: EvaluationConfig) -> Values:
 def _of_run(
     kind: type[K], run: Path, overrides: Sequence[str], values: Values | None
 ) -> Evaluated[K]:
-    model = newest_export(run)
+    model = located(str(newest_export(run)), None)
     config = configured(kind, _run_values(run, values), overrides, str(run / RESOLVED))
     if config.revision is not None:
         raise UserError(f"revision: {run} is a run, whose checkpoints have none: leave it out")
-    iteration = model.parent.name
+    iteration = Path(model.path).parent.name
     name = f"{run.absolute().name}@{iteration}"
-    place = run / "evaluation"
-    return Evaluated(name, str(model.absolute()), None, config, place, after=f"-{iteration}")
+    place, after = run / "evaluation", f"-{iteration}"
+    return Evaluated(name, model.identity, model.path, None, config, place, after=after)
+
+
+def _folder_name(model: InitialModel) -> str:
+    """Its folder's name, or a hub id's, with the beginning of what tells it from others."""
+    return f"{Path(model.path).name}@{model.identity.rpartition('@')[2][:8]}"
 
 
 def _run_values(run: Path, values: Values | None) -> Values:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from actors.chat import ChatEncoder, load_tokenizer
+from actors.generator import Generator
 from actors.records import Sampling, TokenIds
 from actors.roles import solver_prompt
 from actors.vllm_start import check_model
-from cluster.engines import Answering, Engines, Scoring, with_engines
+from cluster.engines import Engines, Scoring, asked, with_engines
 from cluster.evaluated import Evaluated, engine_defaults, find_base, find_evaluated, is_run
 from configs.errors import UserError, naming
 from configs.load import configured
@@ -32,6 +33,7 @@ from evaluation.alpaca.files import write_json
 from evaluation.alpaca.reward_judge import RewardJudge
 from evaluation.benchmark_table import Result, coding_summary, definitions
 from evaluation.benchmarks import Benchmark
+from evaluation.claim import RESULT, claim
 from evaluation.coding_tasks import CodingTask
 from evaluation.config import BenchmarkConfig, JudgedConfig
 from evaluation.rows import Row, load_rows
@@ -56,7 +58,7 @@ class _Asked:
     """A model with what its answers take."""
 
     model: Evaluated[BenchmarkConfig]
-    answering: Answering
+    generator: Generator
     encode: Encode
 
     @property
@@ -70,11 +72,13 @@ def evaluate_benchmarks(
     """`math`, `coding` or `ifeval`: answer every problem once, and score; the result is written.
 
     Returns:
-        {evaluation, model, path, sampling, limit, benchmarks: {name: summary}, definitions,
-        notes, made_by}; a summary has n and metrics: {name: {value, ci95}}, rates as fractions.
+        {evaluation, model, identity, path, sampling, limit, benchmarks: {name: summary},
+        definitions, notes, made_by}; a summary has n, n_cut, n_no_room (`evaluation.asking`) and
+        metrics: {name: {value, ci95}}, rates as fractions.
 
     Raises:
-        UserError: The model, the data, a setting or the sandbox cannot be used.
+        UserError: The model, the data, a setting or the sandbox cannot be used, or the folder holds
+            the result of another evaluation.
     """
     model = find_evaluated(BenchmarkConfig, named, overrides)
     encode = _encoder(model)
@@ -83,9 +87,10 @@ def evaluate_benchmarks(
     else:
         work = _scored_by_lm_eval(LM_EVAL[evaluation], model.config, say)
     folder = out or model.out(evaluation)
-    say(f"{model.name}: {evaluation}, results go to {folder}")
+    claim(folder, _settings(evaluation, model))
+    say(f"{model.name} ({model.path}): {evaluation}, results go to {folder}")
     summaries, rows = with_engines(
-        lambda engines: work(_Asked(model, Answering(engines, model), encode))
+        lambda engines: work(_Asked(model, asked(engines, model), encode))
     )
     result = _result(evaluation, model, summaries)
     _write(folder, result, rows)
@@ -122,9 +127,17 @@ def evaluate_alpaca(
         who = _contestant(engines, model)
         other = reference if isinstance(reference, Path) else _contestant(engines, reference)
         with _dotted_keys():
-            return await evaluate(model.config.alpaca, who, other, folder, judge=scorer, say=say)
+            return await evaluate(
+                model.config.alpaca,
+                who,
+                other,
+                folder,
+                limit=model.config.limit,
+                judge=scorer,
+                say=say,
+            )
 
-    say(f"{model.name}: alpaca-eval, results go to {folder}")
+    say(f"{model.name} ({model.path}): alpaca-eval, results go to {folder}")
     return with_engines(work)
 
 
@@ -140,11 +153,12 @@ def _scored_by_lm_eval(chosen: Sequence[Benchmark], config: BenchmarkConfig, say
         for benchmark in chosen:
             say(f"{benchmark.name}: {len(rows[benchmark.name])} problems")
             scores = await harness.evaluate(
-                benchmark, asked.answering, asked.encode, asked.sampling, rows[benchmark.name]
+                benchmark, asked.generator, asked.encode, asked.sampling, rows[benchmark.name]
             )
             summaries.append(scores.summary())
             written += [
                 _row(benchmark.name, place, item.query, item.answer, item.values)
+                | {"finish_reason": item.finish_reason}
                 for place, item in enumerate(scores.items)
             ]
         return summaries, written
@@ -165,12 +179,13 @@ def _coding(config: BenchmarkConfig, say: Say) -> Any:
         for name, chosen in tasks.items():
             say(f"{name}: {len(chosen)} problems")
             attempts = await coding.evaluate(
-                asked.answering, chosen, asked.encode, asked.sampling, sandbox
+                asked.generator, chosen, asked.encode, asked.sampling, sandbox
             )
             summaries.append(coding_summary(name, attempts))
             written += [
                 _row(name, place, a.task.query, a.answer, a.verdict.kind)
                 | {"task": a.task.name, "code": a.code, "reason": a.verdict.reason}
+                | {"finish_reason": a.finish_reason}
                 for place, a in enumerate(attempts)
             ]
         return summaries, written
@@ -205,11 +220,24 @@ def _row(benchmark: str, place: int, query: str, answer: str, verdict: Any) -> d
     }
 
 
+def _settings(evaluation: str, model: Evaluated[BenchmarkConfig]) -> dict[str, Any]:
+    """All that tells this evaluation from another one in the same folder."""
+    config = model.config
+    return {
+        "evaluation": evaluation,
+        "model": model.asked,
+        "sampling": config.sampling.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json"),
+        "limit": config.limit,
+    }
+
+
 def _result(evaluation: str, model: Evaluated[BenchmarkConfig], summaries: list[Result]) -> Result:
     limit = model.config.limit
     return {
         "evaluation": evaluation,
         "model": model.name,
+        "identity": model.identity,
         "path": model.path,
         "system": model.config.system,
         "sampling": model.config.sampling.model_dump(mode="json"),
@@ -227,7 +255,7 @@ def _write(folder: Path, result: Result, rows: Rows) -> None:
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "answers.jsonl", "".join(f"{line}\n" for line in lines))
-    write_json(folder / "result.json", result)
+    write_json(folder / RESULT, result)
 
 
 # --- alpaca-eval ---
@@ -297,7 +325,7 @@ def _dotted_keys() -> Iterator[None]:
 
 
 def _contestant(engines: Engines, model: Evaluated[JudgedConfig]) -> Contestant:
-    return Contestant(model.name, Answering(engines, model), _encoder(model))
+    return Contestant(model.name, model.asked, asked(engines, model), _encoder(model))
 
 
 # --- both ---

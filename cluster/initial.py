@@ -65,11 +65,16 @@ def find_model(config: RunConfig) -> InitialModel:
     path = model.path
     if model.make is not None:
         path = str(resolve("model.make", model.make)(config.seed, config.run_dir.parent / MODELS))
+    return located(path, model.revision)
+
+
+def located(path: str, revision: str | None) -> InitialModel:
+    """A folder by its absolute path, or a hub id by the commit that `revision` is now."""
     if Path(path).is_dir():
         path = str(Path(path).absolute())
         return InitialModel(path=path, revision=None, identity=model_identity(path, None))
-    revision = _commit(path, model.revision)
-    return InitialModel(path=path, revision=revision, identity=model_identity(path, revision))
+    commit = _commit(path, revision)
+    return InitialModel(path=path, revision=commit, identity=model_identity(path, commit))
 
 
 def pinned(config: RunConfig, model: InitialModel) -> RunConfig:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from actors.generator import Generator
 from actors.telemetry import serve_metrics
 from cluster.autoscaling import Autoscaler
 from cluster.console import Console, summary_text
@@ -32,6 +33,7 @@ from cluster.wiring import Wired
 from configs.errors import UserError
 from configs.provenance import versions
 from configs.schema import RunConfig
+from evaluation.asking import Paced
 from evaluation.heldout import Outcome
 from evaluation.report import write_report
 from evaluation.run_files import read_history
@@ -267,7 +269,7 @@ class Playing:
             return record
         sampling = sampling_of(self.config.solver.sampling, logprobs=False)
         encode = self.wired.prompts.solve
-        outcome = await self.development.outcome(self.wired.policy, encode, sampling)
+        outcome = await self.development.outcome(self._examinee(), encode, sampling)
         return replace(record, development={"solved": outcome.rate})
 
     async def _save_when_due(self, game: Game, record: IterationRecord) -> None:
@@ -334,7 +336,12 @@ class Playing:
             return None
         sampling = sampling_of(self.config.solver.sampling, logprobs=False)
         encode = self.wired.prompts.solve
-        return await self.heldout.measured(when, self.wired.policy, encode, sampling)
+        return await self.heldout.measured(when, self._examinee(), encode, sampling)
+
+    def _examinee(self) -> Generator:
+        """The policy, asked for no more at once than its engines decode."""
+        policy = self.wired.policy
+        return Paced(policy, self.config.rollout.max_sequences, policy.fleet.target)
 
     async def _sum_up(self, before: Outcome | None) -> None:
         after = await self._measured("after")

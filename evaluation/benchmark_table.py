@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from evaluation.asking import ending_notes
 from evaluation.coding import Attempt, summarise
 
 Result = dict[str, Any]
@@ -27,12 +28,14 @@ HEAD = ("", "", "n", "per cent", "95%")
 def coding_summary(name: str, attempts: Sequence[Attempt]) -> Result:
     """The numbers of a coding benchmark in the form of `evaluation.harness.Scores.summary`."""
     numbers = summarise(attempts)
+    ended = {key: numbers[key] for key in ("n_cut", "n_no_room")}
     return {
         "benchmark": name,
         "n": numbers["n"],
+        **ended,
         "metrics": {"pass@1": {"value": numbers["pass@1"], "ci95": numbers["ci95"]}},
         "kinds": numbers["kinds"],
-        "notes": [],
+        "notes": [*ending_notes(ended)],
     }
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors.generator import Generator
-from actors.records import GenerationRequest, Sampling, TokenIds
+from actors.records import NO_ROOM, Completion, GenerationRequest, Sampling, TokenIds
+from evaluation.asking import endings, parts
 from evaluation.coding_tasks import CodingTask
 from evaluation.intervals import wilson
 from rewards.code_tests import Verdict, try_code
@@ -20,16 +21,18 @@ from rewards.sandbox import Limits, Sandbox
 LIMITS = Limits(wall_s=60.0, cpu_s=30)
 """Of one answer. The slowest reference solution, MBPP's 123, takes some seconds of processor time;
 others a tenth."""
-PER_CALL = 32
-"""Tasks of one call to the generator, so that a fleet shares them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One answer, the code that was taken from it, and how it did."""
+    """One answer, the code that was taken from it, and how it did.
+
+    `finish_reason` is the answer's, as in `actors.records.Completion`.
+    """
 
     task: CodingTask
     answer: str
+    finish_reason: str
     code: str
     verdict: Verdict
 
@@ -57,9 +60,9 @@ async def evaluate(
     """
     threads = ThreadPoolExecutor(at_once or default_at_once(), thread_name_prefix="sandbox")
     try:
-        parts = [tasks[i : i + PER_CALL] for i in range(0, len(tasks), PER_CALL)]
+        # In parts, so that some are tested while others are written.
         done = await asyncio.gather(
-            *(_part(generator, part, encode, sampling, sandbox, threads) for part in parts)
+            *(_part(generator, part, encode, sampling, sandbox, threads) for part in parts(tasks))
         )
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
@@ -78,31 +81,36 @@ async def _part(
     made = await generator.generate([GenerationRequest(encode(t.query), sampling) for t in tasks])
     return await asyncio.gather(
         *(
-            loop.run_in_executor(threads, attempt, sandbox, task, completion.text)
+            loop.run_in_executor(threads, attempt, sandbox, task, completion)
             for task, completion in zip(tasks, made, strict=True)
         )
     )
 
 
-def attempt(sandbox: Sandbox, task: CodingTask, answer: str) -> Attempt:
-    """Test the code of one answer.
+def attempt(sandbox: Sandbox, task: CodingTask, completion: Completion) -> Attempt:
+    """Test the code of one answer; a task that could not be asked has failed.
 
     Raises:
         SandboxError: The sandbox did not start.
     """
+    answer, ended = completion.text, completion.finish_reason
+    if ended == NO_ROOM:
+        return Attempt(task, answer, ended, "", Verdict("failed", "the prompt left no room"))
     code = task.program(answer)
-    return Attempt(task, answer, code, try_code(sandbox, code, task.tests))
+    return Attempt(task, answer, ended, code, try_code(sandbox, code, task.tests))
 
 
 def summarise(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """The numbers: {n, passed, pass@1, ci95, kinds}; rates are fractions.
+    """The numbers: {n, n_cut, n_no_room, passed, pass@1, ci95, kinds}; rates are fractions.
 
-    `kinds` counts what became of the answers, as `rewards.sandbox.Result` names it.
+    `kinds` counts what became of the answers, as `rewards.sandbox.Result` names it; `n_cut` and
+    `n_no_room` as in `evaluation.asking.endings`.
     """
     kinds = Counter(attempt.verdict.kind for attempt in attempts)
     n, passed = len(attempts), kinds["passed"]
     return {
         "n": n,
+        **endings(attempt.finish_reason for attempt in attempts),
         "passed": passed,
         "pass@1": passed / n if n else None,
         "ci95": list(wilson(passed, n)),

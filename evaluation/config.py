@@ -31,6 +31,9 @@ class EvaluationConfig(Config):
     """System message in front of each query, empty: none; a run's own is `solver.system`."""
     rollout: RolloutConfig = RolloutConfig()
     """The engines; a run's own, else chosen by the machine and the model's context."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first n problems of each benchmark; of AlpacaEval's instructions n in all, the first
+    of each subset by turns. The result says so."""
 
 
 class DataConfig(Config):
@@ -64,8 +67,6 @@ class BenchmarkConfig(EvaluationConfig):
     """How answers are sampled, one for each query."""
     data: DataConfig = DataConfig()
     """Where the problems are."""
-    limit: int | None = Field(default=None, ge=1)
-    """Only the first n problems of each benchmark; the result says so."""
 
 
 class JudgedConfig(EvaluationConfig):

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from actors.generator import Generator
-from actors.records import GenerationRequest, Sampling, TokenIds
+from actors.records import Completion, GenerationRequest, Sampling, TokenIds
+from configs.errors import UserError
+from evaluation.asking import ending_notes, endings
 from evaluation.benchmarks import Benchmark
 from evaluation.intervals import wilson
 from evaluation.rows import Row
@@ -26,13 +28,11 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from lm_eval.api.task import ConfigurableTask
 
-PER_CALL = 32
-"""Queries of one call to the generator, so that a fleet shares them."""
 VERIFY = "rewards.verifier:math_verify"
 VERIFY_DEADLINE_S = 5.0
 """For math_verify on one answer; one that takes longer counts as wrong."""
 
-Ask = Callable[[Sequence[str]], list[str]]
+Ask = Callable[[Sequence[str]], list[Completion]]
 """Returns the answers to queries, in their order."""
 
 
@@ -40,12 +40,14 @@ Ask = Callable[[Sequence[str]], list[str]]
 class Item:
     """One query with its answer, and what each metric says of it.
 
-    A value is 0 or 1, or a list of them where a query has several instructions.
+    A value is 0 or 1, or a list of them where a query has several instructions. `finish_reason` is
+    the answer's, as in `actors.records.Completion`.
     """
 
     row: Row
     query: str
     answer: str
+    finish_reason: str
     values: dict[str, Any]
 
 
@@ -58,15 +60,18 @@ class Scores:
     notes: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
-        """The numbers: {benchmark, n, metrics: {name: {value, ci95}}, notes}; rates are fractions.
+        """The numbers: {benchmark, n, n_cut, n_no_room, metrics: {name: {value, ci95}}, notes}.
 
-        `ci95` is null where a query has several values, which are not independent.
+        Rates are fractions. `ci95` is null where a query has several values, which are not
+        independent. `n_cut` and `n_no_room` as in `evaluation.asking.endings`.
         """
+        ended = endings(item.finish_reason for item in self.items)
         return {
             "benchmark": self.benchmark,
             "n": len(self.items),
+            **ended,
             "metrics": {name: self._metric(name) for name in self.items[0].values},
-            "notes": list(self.notes),
+            "notes": [*self.notes, *ending_notes(ended)],
         }
 
     def _metric(self, name: str) -> dict[str, Any]:
@@ -92,26 +97,20 @@ async def evaluate(
         encode: Makes the Solver's prompt of a query.
         sampling: How answers are sampled; lm_eval's own settings are not used.
         rows: The benchmark's rows, in its hub data set's form.
+
+    Raises:
+        UserError: Not one row can be scored on this machine; nothing was asked.
     """
     loop = asyncio.get_running_loop()
 
-    def ask(queries: Sequence[str]) -> list[str]:
-        answering = _answers(generator, [encode(query) for query in queries], sampling)
-        return asyncio.run_coroutine_threadsafe(answering, loop).result()
+    def ask(queries: Sequence[str]) -> list[Completion]:
+        requests = [GenerationRequest(encode(query), sampling) for query in queries]
+        return asyncio.run_coroutine_threadsafe(generator.generate(requests), loop).result()
 
     items, notes = await asyncio.to_thread(_evaluate, benchmark, rows, ask)
     if benchmark.reference is not None:
         notes += await _verify(benchmark.reference, items)
     return Scores(benchmark.name, items, notes)
-
-
-async def _answers(
-    generator: Generator, prompts: Sequence[TokenIds], sampling: Sampling
-) -> list[str]:
-    requests = [GenerationRequest(prompt, sampling) for prompt in prompts]
-    parts = [requests[i : i + PER_CALL] for i in range(0, len(requests), PER_CALL)]
-    made = await asyncio.gather(*(generator.generate(part) for part in parts))
-    return [completion.text for part in made for completion in part]
 
 
 def _evaluate(
@@ -122,13 +121,20 @@ def _evaluate(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of each of these settings
     scoring = benchmark.scoring()
-    task = _task(benchmark, scoring.config, [row for row in rows if scoring.can_score(row)])
+    scorable = [row for row in rows if scoring.can_score(row)]
+    if not scorable:
+        raise UserError(
+            f"{benchmark.name}: none of the {len(rows)} problems can be scored"
+            f" ({'; '.join(scoring.notes)}): install what is missing, or raise limit"
+        )
+    task = _task(benchmark, scoring.config, scorable)
+    ended: dict[int, str] = {}
     results = lm_evaluate(
-        _model(ask), {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0
+        _model(ask, ended), {"tasks": {benchmark.name: task}, "groups": {}}, bootstrap_iters=0
     )
     assert results is not None, "this is the only rank"
     samples: dict[str, Any] = {**results.get("samples", {})}
-    return _items(samples[benchmark.name]), scoring.notes
+    return _items(samples[benchmark.name], ended), scoring.notes
 
 
 def _task(benchmark: Benchmark, scoring: dict[str, Any], rows: Sequence[Row]) -> ConfigurableTask:
@@ -147,13 +153,20 @@ def _task(benchmark: Benchmark, scoring: dict[str, Any], rows: Sequence[Row]) ->
     return ConfigurableTask(config=settings | scoring)
 
 
-def _model(ask: Ask) -> LM:
-    """lm_eval's view of the generator: it generates, and knows no probabilities."""
+def _model(ask: Ask, ended: dict[int, str]) -> LM:
+    """lm_eval's view of the generator: it generates, and knows no probabilities.
+
+    What ended the answer to each document goes to `ended`: lm_eval takes texts only.
+    """
     from lm_eval.api.model import LM  # noqa: PLC0415 — seconds
 
     class AskedModel(LM):
         def generate_until(self, requests: list[Instance]) -> list[str]:
-            return ask([request.args[0] for request in requests])
+            made = ask([request.args[0] for request in requests])
+            for request, completion in zip(requests, made, strict=True):
+                assert request.doc_id is not None, "lm_eval numbers the documents of a task"
+                ended[request.doc_id] = completion.finish_reason
+            return [completion.text for completion in made]
 
         def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
             raise NotImplementedError("a Generator has no log-likelihoods")
@@ -164,14 +177,12 @@ def _model(ask: Ask) -> LM:
     return AskedModel()
 
 
-def _items(samples: Sequence[dict[str, Any]]) -> list[Item]:
+def _items(samples: Sequence[dict[str, Any]], ended: Mapping[int, str]) -> list[Item]:
     """Join lm_eval's samples, one per query and filter, into one item per query."""
     items: dict[int, Item] = {}
     for sample in samples:
-        item = items.setdefault(
-            sample["doc_id"],
-            Item(sample["doc"], sample["arguments"][0][0], sample["resps"][0][0], {}),
-        )
+        number, query, answer = sample["doc_id"], sample["arguments"][0][0], sample["resps"][0][0]
+        item = items.setdefault(number, Item(sample["doc"], query, answer, ended[number], {}))
         suffix = "" if sample["filter"] == "none" else f",{sample['filter']}"
         for metric in sample["metrics"]:
             item.values[metric + suffix] = sample[metric]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from evaluation.intervals import Booleans, paired_difference, wilson
 
 log = logging.getLogger(__name__)
 
-PER_CALL = 64
-"""Problems of one call to the generator, so that a fleet shares them."""
 RIGHT = 1.0
 """What a verifier gives a right answer."""
 
@@ -64,9 +61,7 @@ async def evaluate(
     """
     greedy = Sampling(temperature=0.0, max_tokens=sampling.max_tokens, stop=sampling.stop)
     requests = [GenerationRequest(encode(problem.query), greedy) for problem in problems]
-    parts = [requests[i : i + PER_CALL] for i in range(0, len(requests), PER_CALL)]
-    made = await asyncio.gather(*(generator.generate(part) for part in parts))
-    answers = tuple(completion.text for part in made for completion in part)
+    answers = tuple(completion.text for completion in await generator.generate(requests))
     pairs = zip(problems, answers, strict=True)
     scores = await verify([(one.query, answer, one.reference) for one, answer in pairs])
     unverified = sum(score is None for score in scores)

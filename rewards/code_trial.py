@@ -110,12 +110,12 @@ class Peer:
     def ask(self, operation: str, *values: Any) -> Any:
         """Have the other side do one thing, and return its result or raise its error."""
         self._send(["ask", operation, self._encode(list(values))])
-        return self._decode(self._reply()[1])
+        return self._decode(self._reply(operation)[1])
 
     def call(self, function: Remote, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of the other side; lists and the like that it changes change here too."""
         self._send(["ask", "call", self._encode([function, list(args), kwargs])])
-        _, result, changed = self._reply()
+        _, result, changed = self._reply("call")
         for place, content in changed:
             _become(args[place], self._decode(content))
         return self._decode(result)
@@ -125,11 +125,11 @@ class Peer:
         while True:
             self._answer(self._receive())
 
-    def _reply(self) -> list[Any]:
+    def _reply(self, operation: str) -> list[Any]:
         while True:
             message = self._receive()
             if message[0] == "raise":
-                raise _error(message[1], message[2])
+                raise _error(message[1], message[2], may_end=operation == "next")
             if message[0] == "result":
                 return message
             self._answer(message)
@@ -234,10 +234,15 @@ def _described(error: BaseException) -> tuple[str, str]:
     return nearest.__name__, f"{own}{error}"[:1000]
 
 
-def _error(name: str, text: str) -> Exception:
-    """The other side's error, as one of the same built-in class."""
+def _error(name: str, text: str, *, may_end: bool) -> Exception:
+    """The other side's error, as one of the same built-in class.
+
+    StopIteration only where it `may_end` an iterator: raised by a call it would end the tests'
+    `all(map(…))` early, as a success. It becomes a RuntimeError, as in a generator.
+    """
     kind = getattr(builtins, name, None)
-    if isinstance(kind, type) and issubclass(kind, Exception):
+    ends = isinstance(kind, type) and issubclass(kind, StopIteration)
+    if isinstance(kind, type) and issubclass(kind, Exception) and (may_end or not ends):
         with suppress(TypeError):  # a class that takes more than a text
             return kind(text)
     return RuntimeError(f"{name}: {text}")

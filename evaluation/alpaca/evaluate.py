@@ -2,11 +2,13 @@
 
 Both return one JSON object of rates (see `rates.py`). The first writes into its folder:
 
+    answers.jsonl           the answers, kept as they come
     model_outputs.json      the model's answers, in AlpacaEval's form
     reference_outputs.json  those of the model it is compared with, where they were made here
     replies.jsonl           the judge's replies, paid once
     annotations.json        the verdicts, in AlpacaEval's form
     result.json, chart.png  the rates
+    evaluation.json         whose folder it is
 """
 
 from __future__ import annotations
@@ -19,18 +21,20 @@ from typing import Any
 from configs.errors import UserError
 from evaluation.alpaca import hub
 from evaluation.alpaca.answers import Contestant, outputs_of
+from evaluation.alpaca.base import read_base, refuse_another_reference
 from evaluation.alpaca.chart import draw
 from evaluation.alpaca.client import read_key
 from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, LengthControlConfig
-from evaluation.alpaca.files import read_object, write_json
-from evaluation.alpaca.instructions import Instruction, load_instructions
+from evaluation.alpaca.files import write_json
+from evaluation.alpaca.instructions import Instruction, first_of_each, load_instructions
 from evaluation.alpaca.judge import Judged, judge_pairs
 from evaluation.alpaca.length import length_controlled, unfit
-from evaluation.alpaca.outputs import Joined, join
+from evaluation.alpaca.outputs import Joined, join, read_outputs
 from evaluation.alpaca.pairwise import PairwisePrompt
 from evaluation.alpaca.rates import Rates, summarise
 from evaluation.alpaca.reward_judge import RewardJudge, judge_by_reward
 from evaluation.alpaca.verdicts import Verdicts, read_verdicts, verdicts_of
+from evaluation.claim import RESULT, claim
 
 Say = Callable[[str], None]
 
@@ -43,7 +47,8 @@ def aggregate(config: AggregateConfig) -> Rates:
     """
     verdicts = read_verdicts(config.annotations, config.generator)
     instructions, problem = _instructions_for(verdicts, config)
-    result = _rates(verdicts, config.length_control, config.base_annotations, instructions)
+    base = read_base(config.base_annotations, verdicts.judge, verdicts.reference)
+    result = _rates(verdicts, config.length_control, base, instructions)
     if result["n_without_subset"] and problem:
         result["notes"].append(f"rows without a subset are in none: {problem}")
     return result
@@ -55,6 +60,7 @@ async def evaluate(
     against: Contestant | Path,
     out: Path,
     *,
+    limit: int | None = None,
     judge: RewardJudge | None = None,
     say: Say = print,
 ) -> Rates:
@@ -67,21 +73,25 @@ async def evaluate(
         model: What is evaluated, or a file of its answers.
         against: What it is compared with, or a file of its answers.
         out: The folder for the results.
+        limit: How many instructions, the first of each subset by turns; None: all.
         judge: A reward model instead of a chat endpoint.
         say: Takes lines for the user: the cost before it is spent, progress, what is missing.
 
     Raises:
-        UserError: Something cannot be used; or some pairs have no verdict, after what there is
-            was written: starting again continues.
+        UserError: Something cannot be used, or `out` holds another evaluation; or some pairs have
+            no verdict, after what there is was written: starting again continues.
     """
     _check(config, judge)
-    instructions = load_instructions(config.instructions)
-    _same_evaluation(config, model, against, instructions, out)
+    benchmark = load_instructions(config.instructions)
+    instructions = first_of_each(benchmark, limit)
+    base = _base(config, against, judge)
+    settings = _settings(config, model, against, instructions, limit)
+    claim(out, settings)
     reference_file, model_file = out / "reference_outputs.json", out / "model_outputs.json"
     # Other seeds for the reference: a model against its own copy is not to meet its own words.
-    seed, settings = len(instructions), config.answers
-    reference = await outputs_of(against, instructions, settings, reference_file, say, seed)
-    outputs = await outputs_of(model, instructions, settings, model_file, say)
+    seed, how = len(instructions), config.answers
+    reference = await outputs_of(against, instructions, how, reference_file, say, seed)
+    outputs = await outputs_of(model, instructions, how, model_file, say)
     joined = join(reference, outputs, instructions)
     for note in joined.notes:
         say(note)
@@ -94,7 +104,7 @@ async def evaluate(
         judged = await judge_pairs(joined.pairs, names, config.judge, cache, say)
     for note in judged.notes:
         say(note)
-    return _finish(config, joined, judged, instructions, out)
+    return _finish(config, joined, judged, benchmark, base, settings, out)
 
 
 def _check(config: AlpacaEvalConfig, judge: RewardJudge | None) -> None:
@@ -107,11 +117,24 @@ def _check(config: AlpacaEvalConfig, judge: RewardJudge | None) -> None:
     read_key(config.judge)
 
 
+def _base(
+    config: AlpacaEvalConfig, against: Contestant | Path, judge: RewardJudge | None
+) -> Verdicts | None:
+    """The verdicts on the base, found wrong before hours of answering."""
+    if config.base_annotations is None:
+        return None
+    by = judge.name if judge is not None else config.judge and config.judge.model
+    reference = read_outputs(against).generator if isinstance(against, Path) else against.name
+    return read_base(config.base_annotations, by, reference)
+
+
 def _finish(
     config: AlpacaEvalConfig,
     joined: Joined,
     judged: Judged,
-    instructions: Sequence[Instruction],
+    benchmark: Sequence[Instruction],
+    base: Verdicts | None,
+    settings: dict[str, Any],
     out: Path,
 ) -> Rates:
     """Write the verdicts and, where any can be used, the rates and the chart."""
@@ -123,10 +146,15 @@ def _finish(
             or f"none of the judge's {len(judged.rows)} replies is a verdict: see"
             f" {out / 'annotations.json'} for what it wrote"
         )
-    result = _rates(verdicts, config.length_control, config.base_annotations, instructions)
-    result |= {"join": joined.counts, "judging": judged.account}
+    result = _rates(verdicts, config.length_control, base, benchmark)
+    result |= {"settings": settings, "join": joined.counts, "judging": judged.account}
+    if joined.counts["n_instructions"] < len(benchmark):
+        result["notes"].append(
+            f"only {settings['limit']} of {len(benchmark)} instructions, the first of each subset"
+            " by turns"
+        )
     result["notes"] += [*joined.notes, *judged.notes, *filter(None, [judged.unfinished])]
-    write_json(out / "result.json", result)
+    write_json(out / RESULT, result)
     draw({verdicts.model or "model": result}, out / "chart.png")
     if judged.unfinished:
         raise UserError(judged.unfinished)
@@ -136,13 +164,14 @@ def _finish(
 def _rates(
     verdicts: Verdicts,
     length: LengthControlConfig,
-    base_annotations: Path | None,
+    base: Verdicts | None,
     instructions: Sequence[Instruction] | None,
 ) -> Rates:
     """All that can be said of the verdicts."""
+    if base is not None:
+        refuse_another_reference(base, verdicts)
     if instructions is not None:
         verdicts = verdicts.with_subsets({i.text: i.subset for i in instructions})
-    base = read_verdicts(base_annotations) if base_annotations else None
     texts = [i.text for i in instructions] if instructions is not None else None
     control = length_controlled(verdicts, length, texts)
     result = summarise(verdicts, base, control.preference_n)
@@ -168,36 +197,24 @@ def _instructions_for(
         return None, str(error)
 
 
-def _same_evaluation(
+def _settings(
     config: AlpacaEvalConfig,
     model: Contestant | Path,
     against: Contestant | Path,
     instructions: Sequence[Instruction],
-    out: Path,
-) -> None:
-    """Refuse a folder that holds another evaluation; note this one in a new folder.
-
-    Answers that are made anew are other texts, and to judge them would be paid anew.
-    """
+    limit: int | None,
+) -> dict[str, Any]:
+    """All that tells the answers of this evaluation from those of another in the same folder."""
     texts = "\0".join(instruction.text for instruction in instructions)
-    mine: dict[str, Any] = {
-        "model": _name(model),
-        "against": _name(against),
+    return {
+        "evaluation": "alpaca-eval",
+        "model": _asked(model),
+        "against": _asked(against),
         "answers": config.answers.model_dump(mode="json"),
         "instructions": hashlib.sha256(texts.encode()).hexdigest(),
+        "limit": limit,
     }
-    path = out / "evaluation.json"
-    if not path.is_file():
-        write_json(path, mine)
-        return
-    found = read_object(path, "the settings of an evaluation")
-    different = [key for key in mine if found.get(key) != mine[key]]
-    if different:
-        raise UserError(
-            f"{out} holds another evaluation, with another value of {', '.join(different)}: name"
-            " another folder, or remove this one"
-        )
 
 
-def _name(contestant: Contestant | Path) -> str:
-    return str(contestant) if isinstance(contestant, Path) else contestant.name
+def _asked(contestant: Contestant | Path) -> Any:
+    return str(contestant) if isinstance(contestant, Path) else dict(contestant.asked)

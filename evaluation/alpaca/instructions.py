@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,17 @@ def _instructions(path: Path) -> list[Instruction]:
         fault = f"says {len(found) - len(texts)} instructions twice" if found else "is empty"
         raise UserError(f"{path}: {fault}; answers are joined by the instruction's text")
     return found
+
+
+def first_of_each(instructions: Sequence[Instruction], limit: int | None) -> list[Instruction]:
+    """At most `limit` of them, in their order: the first of each subset, by turns."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for instruction in instructions:
+        turns.append(seen[instruction.subset])
+        seen[instruction.subset] += 1
+    chosen = sorted(range(len(instructions)), key=turns.__getitem__)[:limit]
+    return [instructions[place] for place in sorted(chosen)]
 
 
 def ordered(subsets: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,16 @@ FORM = 'answers in AlpacaEval\'s form, objects with "instruction" and "output"'
 
 @dataclass(frozen=True)
 class Outputs:
-    """One model's answers by instruction, and what was wrong with the file they come from."""
+    """One model's answers by instruction, and what was wrong with the file they come from.
+
+    `endings` as `evaluation.asking.endings` counts them; a file does not say.
+    """
 
     generator: str
     answers: dict[str, str]
     n_doubled: int = 0
     n_unusable: int = 0
+    endings: dict[str, int] = field(default_factory=dict)
 
     @property
     def order(self) -> list[str]:
@@ -140,6 +144,7 @@ def _faults(outputs: Outputs, instructions: Sequence[Instruction]) -> dict[str, 
         "n_unusable": outputs.n_unusable,
         "n_not_evaluated": strangers,
         "reordered": shared != [text for text in texts if text in outputs.answers],
+        **outputs.endings,
     }
 
 
@@ -157,5 +162,12 @@ def _sentence(fault: str, count: int, outputs: Outputs, instructions: Sequence[I
             return f"{count} items of {name} hold no instruction with a text for its output"
         case "n_not_evaluated":
             return f"{count} answers of {name} are to instructions that are not evaluated"
+        case "n_cut":
+            return f"{count} answers of {name} were cut by answers.max_tokens or rollout.context"
+        case "n_no_room":
+            return (
+                f"{count} prompts leave {name} no room for an answer in rollout.context: they were"
+                " not asked"
+            )
         case _:
             return f"the answers of {name} are in another order: joined by instruction"

@@ -1,4 +1,4 @@
-"""The replies that were paid for: one line each in a file, by the request that they answer.
+"""Replies, of a judge or of an evaluated model: one line each in a file, by what they answer.
 
 Invariant: a reply is on the disk before anybody hears of it, and a request that has one is never
 sent again.
@@ -35,7 +35,8 @@ class Reply:
 
 
 def request_key(base_url: str, body: Mapping[str, Any]) -> str:
-    """The name of a request: a hash of its address and of everything that it says."""
+    """The name of a request: a hash of its address, "" for one to an engine of our own, and of
+    everything that it says."""
     text = json.dumps({"url": base_url, "body": body}, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -43,9 +44,13 @@ def request_key(base_url: str, body: Mapping[str, Any]) -> str:
 class ReplyStore:
     """An append-only file of replies, held by one process at a time."""
 
-    def __init__(self, path: Path) -> None:
-        """Name the file; it is opened, and made where there is none, on entering."""
+    def __init__(self, path: Path, otherwise: str = "name another file as judge.cache") -> None:
+        """Name the file; it is opened, and made where there is none, on entering.
+
+        `otherwise` is what its user can do where it cannot be used, for messages.
+        """
         self._path = path
+        self._otherwise = otherwise
         self._replies: dict[str, Reply] = {}
         self._file: IO[bytes] | None = None
 
@@ -105,8 +110,8 @@ class ReplyStore:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"{self._path}: another evaluation is writing to it; wait for it, or name another"
-                " file as judge.cache"
+                f"{self._path}: another evaluation is writing to it; wait for it, or"
+                f" {self._otherwise}"
             ) from None
 
     def _parse(self, line: bytes) -> tuple[str, Reply]:
@@ -117,6 +122,6 @@ class ReplyStore:
             return key, Reply(**fields)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise UserError(
-                f"{self._path}: holds a line that is no judge's reply; name another file as"
-                " judge.cache, or remove that line"
+                f"{self._path}: holds a line that is no reply; {self._otherwise}, or remove that"
+                " line"
             ) from None

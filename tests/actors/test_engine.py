@@ -11,10 +11,10 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
-from actors.engine import NO_SEED, Engine
+from actors.engine import Engine
 from actors.member import EngineDiedError
 from actors.policy import PolicyEngine
-from actors.records import Completion, Sampling
+from actors.records import NO_SEED, Completion, Sampling
 from configs.errors import UserError
 from tests.actors.helpers import (
     GREEDY,

@@ -21,8 +21,8 @@ def roomy_model(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def run_with_checkpoint(folder: Path, model: Path) -> Path:
-    """A run of that model with one checkpoint, which holds other weights."""
+def run_with_checkpoint(folder: Path, model: Path, seed: int = 1) -> Path:
+    """A run of that model with one checkpoint, which holds other weights, made with `seed`."""
     config = load(
         QUICKSTART,
         [f"run_dir={folder}", "model.make=null", f"model.path={model}",
@@ -31,5 +31,5 @@ def run_with_checkpoint(folder: Path, model: Path) -> Path:
     save_resolved(config, folder)
     initial_model(config)
     with CheckpointStore(folder / "checkpoints", 2).writing(7) as draft:
-        roomy_model(draft.folder / "hf", seed=1)
+        roomy_model(draft.folder / "hf", seed)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,29 @@ def test_two_models_in_folders_of_one_name_are_told_apart(model, run_dir, tmp_pa
     assert len(names) == 2
 
 
+def test_two_runs_in_folders_of_one_name_are_told_apart(model, tmp_path):
+    """By what answers and engines are kept by; the name is for people."""
+    runs = [run_with_checkpoint(tmp_path / f"seed-{n}" / "lsp", model, seed=n + 1) for n in (0, 1)]
+    one, other = (find_evaluated(JudgedConfig, str(run)) for run in runs)
+    assert one.name == other.name == "lsp@7"
+    assert one.identity != other.identity
+    assert one.asked != other.asked
+    assert one.asked == find_evaluated(JudgedConfig, str(runs[0])).asked
+    assert one.asked != find_evaluated(JudgedConfig, str(runs[0]), ["system=x"]).asked
+
+
+def test_the_model_of_a_hub_id_is_its_commit(tmp_path, model, monkeypatch):
+    snapshot = tmp_path / "models--org--name" / "snapshots" / ("a" * 40)
+    shutil.copytree(model, snapshot)
+    (tmp_path / "models--org--name" / "refs").mkdir()
+    (tmp_path / "models--org--name" / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    found = find_evaluated(BenchmarkConfig, "org/name")
+    assert (found.name, found.revision) == ("org/name", "a" * 40)
+    assert found.identity == f"org/name@{'a' * 40}"
+
+
 def test_a_judge_named_by_an_option_is_a_text_and_settings_add_to_it(model):
     values = {"alpaca": {"judge": {"model": "1.0"}}}
     settings = ["alpaca.judge.concurrency=3"]
@@ -131,6 +155,29 @@ def test_bad_input_is_one_sentence(model, run_dir, tmp_path, capsys, monkeypatch
         assert sentence in found.removeprefix("selfplay: "), (arguments, found)
 
 
+def test_a_result_is_not_written_over_by_one_of_another_model_or_limit(
+    model, tmp_path, capsys, monkeypatch
+):
+    rows = {"gsm8k": {"question": "1 + 1?", "answer": "#### 2"}}
+    rows["math500"] = {"problem": "1 + 1", "answer": "2"}
+    for name, row in rows.items():
+        (tmp_path / name).write_text(f"{json.dumps(row)}\n" * 3)
+    data = [f"data.{name}={tmp_path / name}" for name in rows]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cluster.evaluating.with_engines", lambda _: ([], []))
+    same_name = roomy_model(tmp_path / model.name, seed=1)
+    assert cli.main(["evaluate", "math", str(model), *data, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = Path("runs/evaluation/tiny-math")
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert f"{folder} holds another evaluation, with another value of limit: name another" in said(
+        capsys, "math", model, *data, "limit=2"
+    )
+    assert "another value of model" in said(capsys, "math", same_name, *data)
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert cli.main(["evaluate", "math", str(model), *data, "--json"]) == 0
+
+
 def test_without_a_sandbox_coding_is_refused(model, capsys, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: None)
     assert "install bubblewrap" in said(capsys, "coding", model)
@@ -150,7 +197,7 @@ def test_without_the_hub_the_key_of_a_local_file_is_named(model, capsys, monkeyp
 
 
 def attempt(kind):
-    return Attempt(CodingTask("t", "q", CodeTests("", (), ())), "a", "c", Verdict(kind))
+    return Attempt(CodingTask("t", "q", CodeTests("", (), ())), "a", "stop", "c", Verdict(kind))
 
 
 def test_the_table_names_and_defines_each_number():

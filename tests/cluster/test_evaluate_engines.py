@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from benchmarks.local_cluster import free_ports
 from tests.cluster.evaluations import ROOT, roomy_model, run_with_checkpoint
+from tests.evaluation.alpaca.judge_server import JudgeServer, Says, completion, error
 
 
 @pytest.fixture(scope="module")
@@ -143,15 +145,36 @@ def alpaca(run_dir: Path, out: Path, instructions: Path) -> list[object]:
     ]  # fmt: skip
 
 
+VERDICTS = [f"<verdict>{word}</verdict>" for word in ("1", "2", "tie")]
+
+
+def passed_on(url: str, body: dict) -> Says:
+    """What the real judge says to a request."""
+    request = urllib.request.Request(
+        f"{url}/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        return Says(body=json.load(reply))
+
+
+@contextlib.contextmanager
+def faulty(url: str, faults: dict[int, Says]) -> Iterator[JudgeServer]:
+    """In front of the judge: says what `faults` has for a request by number, else passes it on."""
+    server = JudgeServer(
+        lambda number, _: faults.get(number) or passed_on(url, server.bodies[number])
+    )
+    with server:
+        yield server
+
+
 def test_a_served_judge_and_continuation(run_dir, instructions, judge_url, tmp_path):
     out = tmp_path / "out"
     arguments = [
         *alpaca(run_dir, out, instructions),
-        *("--judge", "judge", "--judge-url", judge_url, "alpaca.judge.api_key_env=null"),
-        "alpaca.judge.max_tokens=4",
+        *("--judge", "judge", "alpaca.judge.api_key_env=null", "alpaca.judge.max_tokens=40"),
     ]
     # A random model writes no verdict; nothing is guessed, and what it wrote is kept.
-    first = selfplay(*arguments, "--json")
+    first = selfplay(*arguments, "--judge-url", judge_url, "--json")
     assert first.returncode == 2, first.stderr[-3000:]
     assert first.stdout == ""
     assert "none of the judge's 5 replies is a verdict" in first.stderr
@@ -160,16 +183,34 @@ def test_a_served_judge_and_continuation(run_dir, instructions, judge_url, tmp_p
         rows = json.loads((out / name).read_text())
         assert [set(row) >= {"instruction", "output", "generator"} for row in rows] == [True] * 5
     replies = (out / "replies.jsonl").read_bytes()
-    # Read as probabilities of its first token, its replies are verdicts; the answers are kept.
-    arguments += ["alpaca.judge.verdict=logprobs", "alpaca.judge.min_label_mass=0",
-                  "alpaca.judge.max_tokens=1", "alpaca.judge.top_logprobs=20"]  # fmt: skip
-    second = selfplay(*arguments, "--json")
-    assert "its answers are in" in second.stderr
-    assert (out / "replies.jsonl").read_bytes().startswith(replies)
-    assert second.returncode in (0, 2), second.stderr[-3000:]
-    # The same once more asks nobody.
-    paid = (out / "replies.jsonl").read_bytes()
-    assert selfplay(*arguments, "--json").returncode == second.returncode
+    # Held to the three verdicts it gives one each time, through a network with every fault.
+    arguments.append(f"alpaca.judge.extra_body={{structured_outputs: {{choice: {VERDICTS}}}}}")
+    faults = {
+        0: error(429, "slow down", retry_after="1"),
+        1: Says(delay_s=40, body={}),  # longer than timeout_s
+        2: completion("Both are fine."),
+    }
+    with faulty(judge_url, faults) as proxy:
+        arguments += ["--judge-url", proxy.url, "alpaca.judge.timeout_s=30"]
+        second = selfplay(*arguments, "--json")
+        assert second.returncode == 0, second.stderr[-3000:]
+        assert "its answers are in" in second.stderr
+        result = json.loads(second.stdout)
+        assert (result["n_total"], result["n_dropped"], result["dropped"]) == (4, 1, {"missing": 1})
+        judging = result["judging"]
+        assert (judging["n_judged_now"], judging["n_unparsable"]) == (5, 1)
+        assert judging["unparsable_examples"] == ["Both are fine."]
+        # 5 pairs, and once more those that met the 429 and the stall.
+        assert judging["n_attempts"] == len(proxy.prompts) == 7
+        rows = json.loads((out / "annotations.json").read_text())
+        assert {row["raw_completion"] for row in rows} <= {*VERDICTS, "Both are fine."}
+        paid = (out / "replies.jsonl").read_bytes()
+        assert paid.startswith(replies)
+        # The same once more asks nobody.
+        again = selfplay(*arguments, "--json")
+        assert again.returncode == 0, again.stderr[-3000:]
+        assert json.loads(again.stdout)["win_rate"] == result["win_rate"]
+        assert len(proxy.prompts) == 7
     assert (out / "replies.jsonl").read_bytes() == paid
 
 

@@ -6,12 +6,15 @@ import json
 import re
 from functools import cache
 
+import numpy as np
 import pytest
 
+from actors.records import NO_ROOM, Completion
 from configs.errors import UserError
-from evaluation import coding
-from evaluation.coding import LIMITS, attempt, evaluate, summarise
-from evaluation.coding_tasks import humaneval, mbpp
+from evaluation.benchmark_table import coding_summary
+from evaluation.coding import LIMITS, Attempt, attempt, evaluate, summarise
+from evaluation.coding_tasks import CodingTask, humaneval, mbpp
+from rewards.code_tests import CodeTests, Verdict
 from rewards.sandbox import Sandbox
 from tests.conftest import DATA
 from tests.evaluation.known import SAMPLING, Known, encode
@@ -28,6 +31,11 @@ def sandbox(debian_program):
 @cache
 def made():
     return Sandbox(LIMITS)
+
+
+def said(answer, finish_reason="stop"):
+    ids = np.zeros(1, np.int32)
+    return Completion(ids, ids, answer, finish_reason, 0, 0, 0)
 
 
 def rows(path):
@@ -65,8 +73,7 @@ def test_published_solutions_pass(data, sandbox):
     assert summarise(attempts)["pass@1"] == 1.0
 
 
-def test_pass_at_1_of_known_answers(data, sandbox, monkeypatch):
-    monkeypatch.setattr(coding, "PER_CALL", 3)
+def test_pass_at_1_of_known_answers(data, sandbox):
     tasks = humaneval(HUMANEVAL)[:12] + mbpp(MBPP)[:8]
     answers = solutions()
     for i, task in enumerate(tasks):
@@ -90,16 +97,30 @@ def test_answer_may_just_continue_the_function(data, sandbox):
     task = humaneval(HUMANEVAL)[0]
     body = rows(HUMANEVAL)[0]["canonical_solution"]
     for answer in (body, f"```python\n{body}```"):
-        assert attempt(sandbox, task, answer).verdict.kind == "passed"
+        assert attempt(sandbox, task, said(answer)).verdict.kind == "passed"
+
+
+def test_a_task_that_could_not_be_asked_has_failed_whatever_its_own_code_does(sandbox):
+    task = CodingTask("t", "q", CodeTests("assert f()", ("f",), ()), given="def f(): return 1")
+    assert attempt(sandbox, task, said("")).verdict.kind == "passed"
+    attempts = [
+        attempt(sandbox, task, said("", NO_ROOM)),
+        Attempt(task, "a", "length", "c", Verdict("passed")),
+    ]
+    numbers = summarise(attempts)
+    assert (numbers["n"], numbers["passed"]) == (2, 1)
+    assert (numbers["n_cut"], numbers["n_no_room"]) == (1, 1)
+    notes = coding_summary("mbpp", attempts)["notes"]
+    assert [note.partition(" ")[0] for note in notes] == ["1", "1"]
 
 
 def test_answer_may_leave_out_what_the_problem_gives(data, sandbox):
     """Its imports and helpers; but the tests use their own helpers, whatever the answer does."""
     task = next(t for t in humaneval(HUMANEVAL) if t.name == "HumanEval/38")
     right = "def decode_cyclic(s): return encode_cyclic(encode_cyclic(s))"
-    assert attempt(sandbox, task, right).verdict.kind == "passed"
+    assert attempt(sandbox, task, said(right)).verdict.kind == "passed"
     cheat = "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s"
-    assert attempt(sandbox, task, cheat).verdict.kind == "failed"
+    assert attempt(sandbox, task, said(cheat)).verdict.kind == "failed"
 
 
 def test_queries_show_the_problem_and_nothing_of_its_solution(data):

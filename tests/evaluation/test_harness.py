@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
+from actors.records import NO_ROOM
 from configs.errors import UserError
 from evaluation import benchmarks, harness
+from evaluation.asking import Fitting
 from evaluation.benchmarks import GSM8K, IFEVAL, MATH500
 from evaluation.rows import load_rows
 from tests.conftest import DATA
@@ -152,6 +155,31 @@ def test_ifeval_without_the_model_of_sentences_leaves_prompts_out(monkeypatch):
     monkeypatch.setattr(benchmarks, "_has_punkt", lambda: True)
     assert benchmarks._ifeval_scoring().can_score(rows[1])
     assert not benchmarks._ifeval_scoring().notes
+
+
+class Cut(Known):
+    async def generate(self, requests):
+        made = await super().generate(requests)
+        return [replace(completion, finish_reason="length") for completion in made]
+
+
+def test_cut_answers_and_prompts_without_room_are_counted():
+    rows = [{"question": question, "answer": "#### 1"} for question in ("a", "long " * 99, "b")]
+    answers = {GSM8K.query(row): "The answer is 1" for row in rows}
+    generator = Fitting(Cut(answers), len(GSM8K.query(rows[0])) + 1)
+    result = asyncio.run(harness.evaluate(GSM8K, generator, encode, SAMPLING, rows))
+    assert values(result) == dict.fromkeys(GSM8K_METRICS, 2 / 3)
+    assert [item.finish_reason for item in result.items] == ["length", NO_ROOM, "length"]
+    summary = result.summary()
+    assert (summary["n"], summary["n_cut"], summary["n_no_room"]) == (3, 2, 1)
+    assert [note.partition(" ")[0] for note in summary["notes"]] == ["2", "1"]
+
+
+def test_ifeval_with_nothing_left_to_score_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(benchmarks, "_has_punkt", lambda: False)
+    rows = [ifeval_row(1, ONE_SENTENCE), ifeval_row(2, NO_COMMA, ONE_SENTENCE)]
+    with pytest.raises(UserError, match=r"none of the 2 problems can be scored.*punkt_tab.*limit"):
+        scores(IFEVAL, rows, lambda i, row: "a")
 
 
 def test_ifeval_published_prompts_can_all_be_scored(data, monkeypatch):

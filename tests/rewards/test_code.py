@@ -239,6 +239,33 @@ def test_faked_success_does_not_count(sandbox, code, expected):
         assert kind(sandbox, code, line) == expected
 
 
+STOPS = {
+    "a call": ("def f(x): raise StopIteration", "assert all(map(f, [1, 2]))"),
+    "an item": (
+        "class f:\n    def __init__(self, x): pass\n"
+        "    def __getitem__(self, key): raise StopIteration",
+        "assert all(map(f(1).__getitem__, [1, 2]))",
+    ),
+    "an attribute": (
+        "class f:\n    def __init__(self, x): pass\n"
+        "    def __getattr__(self, name): raise StopIteration",
+        "assert all(map(lambda x: f(x).right, [1, 2]))",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "tests"), STOPS.values(), ids=STOPS.keys())
+def test_a_solution_does_not_end_the_tests_own_loops(sandbox, code, tests):
+    verdict = try_code(sandbox, code, read_tests(tests))
+    assert (verdict.kind, "RuntimeError: StopIteration" in verdict.reason) == ("failed", True)
+
+
+def test_the_end_of_a_solutions_iterator_is_one(sandbox):
+    code = "def two(): yield from (1, 2)"
+    tests = "t = two()\nassert [next(t), next(t), next(t, 3)] == [1, 2, 3]"
+    assert kind(sandbox, code, tests) == "passed"
+
+
 def test_reason_names_the_line(sandbox):
     verdict = try_code(sandbox, "def f(a, b): return 3", read_tests(ADDS))
     assert "assert abs(f(2, 2) - 4) < 1e-6" in verdict.reason

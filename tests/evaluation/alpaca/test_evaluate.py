@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections import Counter
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from actors.records import Completion
+from actors.records import NO_ROOM, Completion
 from configs.errors import UserError
 from evaluation.alpaca import hub
 from evaluation.alpaca.chart import draw
 from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, ChatJudgeConfig
 from evaluation.alpaca.evaluate import Contestant, aggregate, evaluate
-from evaluation.alpaca.instructions import SUBSETS
+from evaluation.alpaca.instructions import SUBSETS, Instruction, first_of_each
 from evaluation.alpaca.reward_judge import RewardJudge
 from evaluation.alpaca.table import table
 from tests.evaluation.alpaca import published
@@ -35,14 +37,18 @@ def no_hub(monkeypatch):
 
 
 class Answers:
-    """Says a good word where its rule holds; remembers what it was asked."""
+    """Says a good word where its rule holds; remembers what it was asked; may break in between."""
 
-    def __init__(self, rule) -> None:
+    def __init__(self, rule, breaks_after=math.inf) -> None:
         self.rule = rule
+        self.breaks_after = breaks_after
         self.requests = []
 
     async def generate(self, requests):
         await asyncio.sleep(0)
+        if len(self.requests) + len(requests) > self.breaks_after:
+            await asyncio.sleep(0.05)
+            raise RuntimeError("the engine is gone")
         self.requests += requests
         return [self._answer(request) for request in requests]
 
@@ -57,8 +63,20 @@ def encode(text: str) -> np.ndarray:
     return np.array([1, int(text.split()[-1])], np.int32)
 
 
-def contestant(name, rule) -> Contestant:
-    return Contestant(name, Answers(rule), encode)
+def contestant(name, rule, weights=None, **answers) -> Contestant:
+    return Contestant(name, {"weights": weights or name}, Answers(rule, **answers), encode)
+
+
+class Ends:
+    """Ends the answer to question i as told, "stop" where nothing is."""
+
+    def __init__(self, **reasons) -> None:
+        self.reasons = reasons
+
+    async def generate(self, requests):
+        made = await Answers(lambda i: i % 2).generate(requests)
+        ends = (self.reasons.get(f"q{r.prompt_token_ids[-1]}", "stop") for r in requests)
+        return [replace(one, finish_reason=end) for one, end in zip(made, ends, strict=True)]
 
 
 @pytest.fixture
@@ -147,6 +165,81 @@ def test_money_runs_out_and_the_same_command_continues(tmp_path, settings):
     assert Counter(server.paid).most_common(1)[0][1] == 1
 
 
+def test_answers_that_came_before_an_interruption_are_kept(tmp_path, settings):
+    out, lines = tmp_path / "out", []
+    base, broken = contestant("base", lambda i: False), contestant("mine", bool, breaks_after=16)
+    with JudgeServer() as server:
+        with pytest.raises(RuntimeError, match="the engine is gone"):
+            run(settings(server.url), broken, base, out)
+        rest = contestant("mine", bool)
+        run(settings(server.url), rest, contestant("base", bool), out, say=lines.append)
+    assert len(broken.generator.requests) == 16
+    seeds = [r.seed for r in broken.generator.requests + rest.generator.requests]
+    assert sorted(seeds) == [*range(40)]
+    assert f"mine: answers 24 instructions, 16 are in {out / 'answers.jsonl'} already" in lines
+    assert any(line.startswith("base: its answers are in") for line in lines)
+
+
+def test_answers_of_another_model_of_the_same_name_are_not_taken(tmp_path, settings):
+    """Two runs in folders of one name, or one run whose iterations were undone and played again."""
+    out, base = tmp_path / "out", contestant("base", lambda i: False)
+    broken = contestant("lsp@7", bool, weights="a", breaks_after=24)
+    with JudgeServer() as server:
+        with pytest.raises(RuntimeError, match="the engine is gone"):
+            run(settings(server.url), broken, base, out)
+        other = contestant("lsp@7", bool, weights="b")
+        run(settings(server.url), other, base, out)
+        assert len(other.generator.requests) == 40
+        with pytest.raises(UserError, match="another value of model: name another folder"):
+            run(settings(server.url), contestant("lsp@7", bool, weights="a"), base, out)
+
+
+def test_a_limit_takes_the_first_of_each_subset_and_says_so(tmp_path, settings):
+    model, base = contestant("mine", bool), contestant("base", lambda i: False)
+    with JudgeServer() as server:
+        result = run(settings(server.url), model, base, tmp_path / "out", limit=12)
+        with pytest.raises(UserError, match="another value of instructions, limit"):
+            run(settings(server.url), model, base, tmp_path / "out")
+    assert [int(r.prompt_token_ids[-1]) for r in model.generator.requests] == [*range(12)]
+    assert [block["n_total"] for block in result["subsets"].values()] == [3, 3, 2, 2, 2]
+    assert result["settings"]["limit"] == 12
+    note = "only 12 of 40 instructions, the first of each subset by turns"
+    assert note in table(result).splitlines()
+
+
+def test_a_limit_is_even_however_the_subsets_follow_each_other():
+    rows = [Instruction(f"{subset} {i}", subset) for subset in "abc" for i in range(9)]
+    texts = [one.text for one in first_of_each(rows, 5)]
+    assert texts == ["a 0", "a 1", "b 0", "b 1", "c 0"]
+    assert first_of_each(rows, None) == first_of_each(rows, 99) == rows
+
+
+def test_prompts_without_room_are_missing_and_cut_answers_counted(tmp_path, settings):
+    out = tmp_path / "out"
+    ends = Ends(q3=NO_ROOM, q4="length", q5="length")
+    model = Contestant("mine", {"weights": "mine"}, ends, encode)
+    with JudgeServer() as server:
+        result = run(settings(server.url), model, contestant("base", bool), out)
+    assert result["n_total"] == 39
+    join = result["join"]
+    assert (join["n_missing_model"], join["n_no_room_model"], join["n_cut_model"]) == (1, 1, 2)
+    assert join["n_no_room_reference"] == join["n_cut_reference"] == 0
+    written = json.loads((out / "model_outputs.json").read_text())
+    assert "question 3" not in [row["instruction"] for row in written]
+    said = table(result)
+    for sentence in (
+        "'mine' lacks 1 of 40 answers, the first to 'question 3'",
+        "1 prompts leave 'mine' no room for an answer in rollout.context",
+        "2 answers of 'mine' were cut",
+    ):
+        assert sentence in said
+    # Nothing is kept of what was not asked: with more room it is.
+    again = contestant("mine", bool)
+    with JudgeServer() as server:
+        assert run(settings(server.url), again, contestant("base", bool), out)["n_total"] == 40
+    assert [int(r.prompt_token_ids[-1]) for r in again.generator.requests] == [3]
+
+
 def test_nothing_judged_yet_is_a_sentence_and_keeps_the_answers(tmp_path, settings):
     out = tmp_path / "out"
     model, base = contestant("mine", lambda i: True), contestant("base", lambda i: False)
@@ -231,6 +324,38 @@ def test_verdicts_on_the_base_give_a_paired_difference(tmp_path):
     low, high = against["ci95_win_rate_ties_as_losses_difference"]
     assert low < 50 < high
     assert result["n_without_subset"] == 0
+
+
+def test_verdicts_on_the_base_of_another_judge_or_reference_are_refused(tmp_path, settings):
+    def write(name, **more):
+        rows = [r | {"preference": 1 + i % 2, "generator_1": "ref", "annotator": "judge",
+                     "output_1": "plain"} | more for i, r in enumerate(ROWS)]  # fmt: skip
+        (tmp_path / name).write_text(json.dumps(rows))
+        return tmp_path / name
+
+    mine, right = write("mine.json"), write("right.json")
+    others = {
+        "the judge of .* is 'other', and of the verdicts on the model 'judge'": write(
+            "judge.json", annotator="other"
+        ),
+        "the reference of .* is 'other', and of the verdicts on the model 'ref'": write(
+            "reference.json", generator_1="other"
+        ),
+        "on 40 instructions the base was compared with another output of 'ref'": write(
+            "outputs.json", output_1="plainer"
+        ),
+    }
+    assert aggregate(AggregateConfig(annotations=mine, base_annotations=right))["against_base"]
+    for said, path in others.items():
+        with pytest.raises(UserError, match=said):
+            aggregate(AggregateConfig(annotations=mine, base_annotations=path))
+    # Before hours of answers.
+    model, base = contestant("mine", bool), contestant("ref", bool)
+    for path in [*others.values()][:2]:
+        config = settings("http://127.0.0.1:9/v1").model_copy(update={"base_annotations": path})
+        with pytest.raises(UserError, match="base_annotations: the"):
+            run(config, model, base, tmp_path / "out")
+    assert model.generator.requests == base.generator.requests == []
 
 
 def test_rows_without_subset_and_without_instructions_say_why(tmp_path):

@@ -51,7 +51,7 @@ def test_two_evaluations_do_not_share_it_at_once(tmp_path):
 def test_a_file_that_is_something_else_is_left_alone(tmp_path, line):
     path = tmp_path / "results.jsonl"
     path.write_text(f"{line}\n", "utf-8")
-    with pytest.raises(UserError, match="no judge's reply"):
+    with pytest.raises(UserError, match="no reply"):
         ReplyStore(path).__enter__()
     assert path.read_text("utf-8") == f"{line}\n"
 
