@@ -63,6 +63,11 @@ BARE_QUERY = PromptFile("{{query}}", SOLVER_SLOTS)
 """The Solver is asked the query and nothing else."""
 
 
+def solver_file(path: Path | None) -> PromptFile:
+    """Return the Solver's prompt; None: the bare query. Raises UserError as `PromptFile.load`."""
+    return BARE_QUERY if path is None else PromptFile.load(path, SOLVER_SLOTS)
+
+
 def challenger_prompt(
     encoder: ChatEncoder, prompt: PromptFile, task: str, template: str
 ) -> TokenIds:

@@ -1,7 +1,7 @@
 """What `selfplay evaluate` is given: a run or a model, and the configuration that follows from it.
 
-A run is asked as it was trained: with its engines, system message and chat date, by its newest
-checkpoint. For a model the engines follow from the machine and from the model's own context.
+A run is asked as it was trained: with its engines, prompt, system message and chat date, by its
+newest checkpoint. For a model the engines follow from the machine and from the model's own context.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from transformers import AutoConfig
 
+from actors.roles import solver_file
 from actors.vllm_start import check_model
 from cluster.initial import InitialModel, initial_model, located
 from cluster.rundir import newest_export, reopen_run
@@ -56,6 +57,7 @@ class Evaluated(Generic[K]):
         config = self.config
         return {
             "weights": self.identity,
+            "prompt": solver_file(config.prompt).text,
             "system": config.system,
             "chat_date": config.chat_date.isoformat(),
             "context": config.rollout.context,
@@ -150,6 +152,7 @@ def _run_values(run: Path, values: Values | None) -> Values:
     return _copy(values) | {
         "chat_date": config.model.chat_date.isoformat(),
         "trust_remote_code": config.model.trust_remote_code,
+        "prompt": None if config.solver.prompt is None else str(config.solver.prompt),
         "system": config.solver.system,
         "rollout": config.rollout.model_dump(mode="json"),
     }

@@ -18,7 +18,7 @@ from typing import Any
 from actors.chat import ChatEncoder, load_tokenizer
 from actors.generator import Generator
 from actors.records import Sampling, TokenIds
-from actors.roles import solver_prompt
+from actors.roles import solver_file, solver_prompt
 from actors.vllm_start import check_model
 from cluster.engines import Engines, Scoring, asked, with_engines
 from cluster.evaluated import Evaluated, engine_defaults, find_base, find_evaluated, is_run
@@ -239,6 +239,7 @@ def _result(evaluation: str, model: Evaluated[BenchmarkConfig], summaries: list[
         "model": model.name,
         "identity": model.identity,
         "path": model.path,
+        "prompt": solver_file(model.config.prompt).text,
         "system": model.config.system,
         "sampling": model.config.sampling.model_dump(mode="json"),
         "limit": limit,
@@ -335,7 +336,8 @@ def _encoder(model: Evaluated[Any]) -> Encode:
     config = model.config
     tokenizer = load_tokenizer(model.path, model.revision, config.trust_remote_code)
     encoder = ChatEncoder(tokenizer, config.chat_date)
-    return lambda query: solver_prompt(encoder, query, config.system)
+    prompt = solver_file(config.prompt)
+    return lambda query: solver_prompt(encoder, query, config.system, prompt)
 
 
 def _sampling(config: BenchmarkConfig) -> Sampling:

@@ -23,12 +23,11 @@ from actors.gate import Classify, Gate
 from actors.member import Post
 from actors.records import Query, TokenIds
 from actors.roles import (
-    BARE_QUERY,
     CHALLENGER_PROMPT,
     CHALLENGER_SLOTS,
-    SOLVER_SLOTS,
     PromptFile,
     challenger_prompt,
+    solver_file,
     solver_prompt,
 )
 from actors.rollout import RolloutActor
@@ -83,8 +82,7 @@ class Prompts:
         self.challenger = PromptFile.load(
             config.challenger.prompt or CHALLENGER_PROMPT, CHALLENGER_SLOTS
         )
-        path = config.solver.prompt
-        solver = BARE_QUERY if path is None else PromptFile.load(path, SOLVER_SLOTS)
+        solver = solver_file(config.solver.prompt)
         # The gate asks whether a query's prompt fits, and then the Solver takes it.
         self._solve = lru_cache(maxsize=config.queries)(
             lambda query_text: solver_prompt(self.encoder, query_text, config.solver.system, solver)

@@ -27,8 +27,10 @@ class EvaluationConfig(Config):
     """Date that chat templates show instead of today's; a run's own."""
     trust_remote_code: bool = False
     """Run model code that comes with the checkpoint."""
+    prompt: Path | None = None
+    """A file with the text around each query, as `solver.prompt`, which is a run's own."""
     system: str = ""
-    """System message in front of each query, empty: none; a run's own is `solver.system`."""
+    """System message in front of it, empty: none; a run's own is `solver.system`."""
     rollout: RolloutConfig = RolloutConfig()
     """The engines; a run's own, else chosen by the machine and the model's context."""
     limit: int | None = Field(default=None, ge=1)

@@ -95,6 +95,9 @@ def test_two_runs_in_folders_of_one_name_are_told_apart(model, tmp_path):
     assert one.asked != other.asked
     assert one.asked == find_evaluated(JudgedConfig, str(runs[0])).asked
     assert one.asked != find_evaluated(JudgedConfig, str(runs[0]), ["system=x"]).asked
+    (tmp_path / "prompt.txt").write_text("Think about {{query}}")
+    prompt = f"prompt={tmp_path / 'prompt.txt'}"
+    assert one.asked != find_evaluated(JudgedConfig, str(runs[0]), [prompt]).asked
 
 
 def test_the_model_of_a_hub_id_is_its_commit(tmp_path, model, monkeypatch):
