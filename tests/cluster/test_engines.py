@@ -131,7 +131,7 @@ def test_more_work_than_one_deadline_holds_does_not_end_a_healthy_engine(monkeyp
         )
         config = make_config(rollout={"max_sequences": SEQUENCES})
         playing = object.__new__(Playing)
-        playing.config, playing.wired = config, SimpleNamespace(policy=policy)  # pyright: ignore
+        playing.config, playing.wired = config, SimpleNamespace(policy=policy)
         made = await playing._examinee().generate([request()] * 640)
         assert (len(made), fleet.restarts) == (640, 0)
         examinee.append(playing)

@@ -2,98 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import math
 from collections import Counter
-from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from actors.records import NO_ROOM, Completion
 from configs.errors import UserError
-from evaluation.alpaca import hub
 from evaluation.alpaca.chart import draw
 from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, ChatJudgeConfig
-from evaluation.alpaca.evaluate import Contestant, aggregate, evaluate
-from evaluation.alpaca.instructions import SUBSETS, Instruction, first_of_each
+from evaluation.alpaca.evaluate import aggregate
+from evaluation.alpaca.instructions import SUBSETS
 from evaluation.alpaca.reward_judge import RewardJudge
 from evaluation.alpaca.table import table
 from tests.evaluation.alpaca import published
+from tests.evaluation.alpaca.contestants import (
+    ROWS,
+    contestant,
+    run,
+)
 from tests.evaluation.alpaca.judge_server import GOOD, JudgeServer, completion, error
-
-ROWS = [{"instruction": f"question {i}", "dataset": SUBSETS[i % 5]} for i in range(40)]
-
-
-@pytest.fixture(autouse=True)
-def no_hub(monkeypatch):
-    def fail(filename):
-        raise hub.UnreachableError(f"{filename} cannot be had")
-
-    monkeypatch.setattr(hub, "fetch", fail)
-
-
-class Answers:
-    """Says a good word where its rule holds; remembers what it was asked; may break in between."""
-
-    def __init__(self, rule, breaks_after=math.inf) -> None:
-        self.rule = rule
-        self.breaks_after = breaks_after
-        self.requests = []
-
-    async def generate(self, requests):
-        await asyncio.sleep(0)
-        if len(self.requests) + len(requests) > self.breaks_after:
-            await asyncio.sleep(0.05)
-            raise RuntimeError("the engine is gone")
-        self.requests += requests
-        return [self._answer(request) for request in requests]
-
-    def _answer(self, request) -> Completion:
-        number = int(request.prompt_token_ids[-1])
-        text = f"  a {GOOD if self.rule(number) else 'plain'} answer, seed {request.seed}\n"
-        ids = request.prompt_token_ids
-        return Completion(ids, ids, text, "stop", 0, 0, request.seed)
-
-
-def encode(text: str) -> np.ndarray:
-    return np.array([1, int(text.split()[-1])], np.int32)
-
-
-def contestant(name, rule, weights=None, **answers) -> Contestant:
-    return Contestant(name, {"weights": weights or name}, Answers(rule, **answers), encode)
-
-
-class Ends:
-    """Ends the answer to question i as told, "stop" where nothing is."""
-
-    def __init__(self, **reasons) -> None:
-        self.reasons = reasons
-
-    async def generate(self, requests):
-        made = await Answers(lambda i: i % 2).generate(requests)
-        ends = (self.reasons.get(f"q{r.prompt_token_ids[-1]}", "stop") for r in requests)
-        return [replace(one, finish_reason=end) for one, end in zip(made, ends, strict=True)]
-
-
-@pytest.fixture
-def settings(tmp_path):
-    path = tmp_path / "instructions.json"
-    path.write_text(json.dumps(ROWS), "utf-8")
-
-    def make(url: str, **judge) -> AlpacaEvalConfig:
-        chat = {"model": "judge", "base_url": url, "api_key_env": None, "retries": 1} | judge
-        return AlpacaEvalConfig.model_validate({"instructions": path, "judge": chat})
-
-    return make
-
-
-def run(config, model, against, out, **more):
-    more.setdefault("say", lambda line: None)
-    return asyncio.run(evaluate(config, model, against, out, **more))
 
 
 def test_answers_are_made_judged_and_added_up(tmp_path, settings):
@@ -163,81 +93,6 @@ def test_money_runs_out_and_the_same_command_continues(tmp_path, settings):
     assert result["n_total"] == 40
     assert result["n_wins"] == 30
     assert Counter(server.paid).most_common(1)[0][1] == 1
-
-
-def test_answers_that_came_before_an_interruption_are_kept(tmp_path, settings):
-    out, lines = tmp_path / "out", []
-    base, broken = contestant("base", lambda i: False), contestant("mine", bool, breaks_after=16)
-    with JudgeServer() as server:
-        with pytest.raises(RuntimeError, match="the engine is gone"):
-            run(settings(server.url), broken, base, out)
-        rest = contestant("mine", bool)
-        run(settings(server.url), rest, contestant("base", bool), out, say=lines.append)
-    assert len(broken.generator.requests) == 16
-    seeds = [r.seed for r in broken.generator.requests + rest.generator.requests]
-    assert sorted(seeds) == [*range(40)]
-    assert f"mine: answers 24 instructions, 16 are in {out / 'answers.jsonl'} already" in lines
-    assert any(line.startswith("base: its answers are in") for line in lines)
-
-
-def test_answers_of_another_model_of_the_same_name_are_not_taken(tmp_path, settings):
-    """Two runs in folders of one name, or one run whose iterations were undone and played again."""
-    out, base = tmp_path / "out", contestant("base", lambda i: False)
-    broken = contestant("lsp@7", bool, weights="a", breaks_after=24)
-    with JudgeServer() as server:
-        with pytest.raises(RuntimeError, match="the engine is gone"):
-            run(settings(server.url), broken, base, out)
-        other = contestant("lsp@7", bool, weights="b")
-        run(settings(server.url), other, base, out)
-        assert len(other.generator.requests) == 40
-        with pytest.raises(UserError, match="another value of model: name another folder"):
-            run(settings(server.url), contestant("lsp@7", bool, weights="a"), base, out)
-
-
-def test_a_limit_takes_the_first_of_each_subset_and_says_so(tmp_path, settings):
-    model, base = contestant("mine", bool), contestant("base", lambda i: False)
-    with JudgeServer() as server:
-        result = run(settings(server.url), model, base, tmp_path / "out", limit=12)
-        with pytest.raises(UserError, match="another value of instructions, limit"):
-            run(settings(server.url), model, base, tmp_path / "out")
-    assert [int(r.prompt_token_ids[-1]) for r in model.generator.requests] == [*range(12)]
-    assert [block["n_total"] for block in result["subsets"].values()] == [3, 3, 2, 2, 2]
-    assert result["settings"]["limit"] == 12
-    note = "only 12 of 40 instructions, the first of each subset by turns"
-    assert note in table(result).splitlines()
-
-
-def test_a_limit_is_even_however_the_subsets_follow_each_other():
-    rows = [Instruction(f"{subset} {i}", subset) for subset in "abc" for i in range(9)]
-    texts = [one.text for one in first_of_each(rows, 5)]
-    assert texts == ["a 0", "a 1", "b 0", "b 1", "c 0"]
-    assert first_of_each(rows, None) == first_of_each(rows, 99) == rows
-
-
-def test_prompts_without_room_are_missing_and_cut_answers_counted(tmp_path, settings):
-    out = tmp_path / "out"
-    ends = Ends(q3=NO_ROOM, q4="length", q5="length")
-    model = Contestant("mine", {"weights": "mine"}, ends, encode)
-    with JudgeServer() as server:
-        result = run(settings(server.url), model, contestant("base", bool), out)
-    assert result["n_total"] == 39
-    join = result["join"]
-    assert (join["n_missing_model"], join["n_no_room_model"], join["n_cut_model"]) == (1, 1, 2)
-    assert join["n_no_room_reference"] == join["n_cut_reference"] == 0
-    written = json.loads((out / "model_outputs.json").read_text())
-    assert "question 3" not in [row["instruction"] for row in written]
-    said = table(result)
-    for sentence in (
-        "'mine' lacks 1 of 40 answers, the first to 'question 3'",
-        "1 prompts leave 'mine' no room for an answer in rollout.context",
-        "2 answers of 'mine' were cut",
-    ):
-        assert sentence in said
-    # Nothing is kept of what was not asked: with more room it is.
-    again = contestant("mine", bool)
-    with JudgeServer() as server:
-        assert run(settings(server.url), again, contestant("base", bool), out)["n_total"] == 40
-    assert [int(r.prompt_token_ids[-1]) for r in again.generator.requests] == [3]
 
 
 def test_nothing_judged_yet_is_a_sentence_and_keeps_the_answers(tmp_path, settings):
