@@ -70,7 +70,8 @@ class FleetConfig(Config):
     """Seconds an actor that leaves may take to finish the calls in its hands; those that are left
     then are redone by others."""
     restarts: int = Field(default=10, ge=0)
-    """How often the members of this fleet may be restarted in all before the run stops."""
+    """How often members of this fleet may be restarted, in all, before the run stops; counted anew
+    when all actors start again, as after a lost learner or a rollback."""
     autoscale: AutoscaleConfig | None = None
     """Changes the number of actors while the run goes on, from `replicas` on; null: only `selfplay
     scale` does."""

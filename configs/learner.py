@@ -94,7 +94,8 @@ class PublishConfig(Config):
     buffer_mib: int = Field(default=256, ge=1)
     """Size of one packed buffer."""
     deadline_s: float = Field(default=300.0, gt=0)
-    """Seconds a publish may take before the run says which engine it awaits and stops."""
+    """Seconds an engine may take over each call of a publish before it counts as hung and is
+    replaced. The transfer between GPUs itself has `learner.step_deadline_s`."""
     parity_tolerance: float = Field(default=0.05, gt=0)
     """Largest mean absolute difference, in nats per token, between the engine's and the
     learner's log-probabilities of the probe prompt."""
