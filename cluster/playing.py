@@ -87,6 +87,8 @@ class Playing:
         )
         self._last: IterationRecord | None = None
         self._saved: int | None = None
+        self._doing = "its actors, which start"
+        """What it waits for before its game, in words."""
         self._closing: list[Any] = []
 
     def ask_to_stop(self) -> bool:
@@ -141,9 +143,12 @@ class Playing:
     # --- what others ask of the run ---
 
     async def _status(self) -> Status:
-        if self.game is None:
-            raise UserError(f"{self.run_dir} is starting: ask again when its actors are up")
-        return status_of(self.game, self.wired.fleets, self._last)
+        game = self.game
+        iteration = self._begins[0] if game is None else game.iteration
+        awaited = self.wired.learner.unplaced or self._doing if game is None else game.awaited
+        return status_of(
+            self.config, iteration, awaited, self.wired.fleets, self._last, starting=game is None
+        )
 
     async def _scale(self, sizes: dict[str, int]) -> Status:
         """Give fleets other sizes; none is changed where one of them is wrong."""
@@ -173,6 +178,7 @@ class Playing:
         url = self.scraped.follow(self.wired.fleets)
         print(f"  metrics     {url}  (Prometheus HTTP service discovery)")
         await self.wired.start()
+        self._doing = "the learner's state, and the first publish"
         if folder is not None:
             await self.wired.learner.load(folder / LEARNER)
         async with self.wired.policy.weights_move():

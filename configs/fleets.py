@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from configs.base import Config, Dtype
-
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")]
-"""A node label's key or value; Ray's expressions over labels are not taken."""
+from configs.base import Config, Dtype, Label
 
 
 class AutoscaleConfig(Config):

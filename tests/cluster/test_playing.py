@@ -16,6 +16,7 @@ from cluster.game import Pending
 from cluster.metrics import VERSION
 from cluster.playing import Playing
 from cluster.scraping import Scraped
+from cluster.status import status_text
 from configs.load import load
 from tests.conftest import ROOT
 
@@ -25,7 +26,9 @@ class World:
 
     def __init__(self, run_dir: Path) -> None:
         self.shown: dict[str, float | None] = {}
-        learner = SimpleNamespace(describe=self._describe)
+        self.playing: Playing | None = None
+        self.said: list[dict[str, Any]] = []
+        learner = SimpleNamespace(describe=self._describe, unplaced=None)
         policy = SimpleNamespace(weights_move=self._weights_move, publish=self._publish)
         self.wired: Any = SimpleNamespace(
             fleets={}, start=self._start, learner=learner, policy=policy, game=lambda *_: object()
@@ -34,6 +37,11 @@ class World:
 
     async def _start(self) -> None:
         self._note("start")
+        if self.playing is not None:
+            self.said.append(await self.playing._status())
+            self.wired.learner.unplaced = "the learner has no place: it asks for 1 GPU"
+            self.said.append(await self.playing._status())
+            self.wired.learner.unplaced = None
 
     async def _describe(self) -> list[dict[str, Any]]:
         return []
@@ -72,3 +80,14 @@ def test_a_life_shows_the_version_that_it_has_published(world, playing):
     asyncio.run(playing._set_up())
     world._note("after")
     assert world.shown == {"start": 0, "publish": 0, "after": 50}
+
+
+def test_a_run_that_starts_says_what_it_awaits(world, playing):
+    playing._begins = 50, Pending(), None
+    world.playing = playing
+    asyncio.run(playing._set_up())
+    first, second = world.said
+    assert first["starting"]
+    assert (first["iteration"], first["awaited"]) == (50, "its actors, which start")
+    assert second["awaited"] == "the learner has no place: it asks for 1 GPU"
+    assert "waits for   its actors, which start" in status_text(first)
