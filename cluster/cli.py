@@ -21,6 +21,7 @@ from cluster.cli_experiment import add_experiment
 from cluster.cli_live import add_live
 from cluster.cli_submit import add_submit
 from cluster.faults import RunError
+from cluster.token import use_token
 from configs.errors import UserError, disk_fault
 from learner.errors import LearnerError
 
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
+        # Whichever command it is: Ray looks for its token once, at its import.
+        use_token()
         options.command(options)
     except UserError as error:
         for sentence in str(error).splitlines():

@@ -8,8 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from cluster.token import use_token
-
 RUN_HELP = "a run directory, or the name of a live run on the Ray cluster (RAY_ADDRESS)"
 FLEETS_HELP = "fleets and their new sizes, for example rollout=6 judge=1 reward_helpful=2"
 
@@ -34,14 +32,12 @@ def _add(commands: Any, name: str, command: Any, what: str) -> Any:
 
 
 def _status(options: argparse.Namespace) -> None:
-    use_token()
     from cluster.control import ask  # noqa: PLC0415
 
     _show(ask(options.run, "status"), options)
 
 
 def _scale(options: argparse.Namespace) -> None:
-    use_token()
     from cluster.control import ask  # noqa: PLC0415
 
     _show(ask(options.run, "scale", {"sizes": sizes_of(options.sizes)}), options)
@@ -58,7 +54,6 @@ def _stop(options: argparse.Namespace) -> None:
     from cluster.claim import STOP_DEADLINE_S, is_driven_elsewhere, stop_driver  # noqa: PLC0415
 
     if is_driven_elsewhere(options.run):
-        use_token()
         from cluster.control import stop_elsewhere  # noqa: PLC0415
 
         stop_elsewhere(options.run, STOP_DEADLINE_S)

@@ -8,9 +8,10 @@ import signal
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from cluster.plan import ray_resources, this_machine
-from cluster.token import make_token
+from cluster.token import make_token, unreachable
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ def connect() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
         _init(options)
+    except (ConnectionError, AuthenticationError) as error:
+        if "RAY_ADDRESS" not in os.environ:
+            raise
+        raise unreachable(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}", error) from error
     finally:
         # Ray's own handler would end the process on the spot.
         signal.signal(signal.SIGTERM, before)

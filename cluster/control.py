@@ -21,6 +21,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.claim import Driver, living_driver
+from cluster.token import unreachable
 from configs.errors import UserError
 from configs.load import RESOLVED
 
@@ -170,8 +171,7 @@ def _connected(run: str) -> Any:
             configure_logging=False,
         )
     except (ConnectionError, RuntimeError, RayError) as error:
-        said = str(error).strip().partition("\n")[0]
-        raise UserError(f"the Ray cluster of {run} ({address}) cannot be reached: {said}") from None
+        raise unreachable(f"the Ray cluster of {run} ({address})", error) from None
     try:
         yield _found(run, name)
     finally:

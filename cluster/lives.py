@@ -23,6 +23,7 @@ from cluster.faults import RunError, Streak
 from cluster.initial import InitialModel
 from cluster.playing import Playing
 from cluster.rollback import RollBackError, roll_back, settings_now
+from cluster.scraping import Scraped
 from cluster.signals import answering
 from cluster.trackers import Tracker, open_trackers
 from cluster.wiring import wire
@@ -56,6 +57,7 @@ class Lives:
             config.faults.learner_losses,
         )
         self._sizes: dict[str, int] = {}
+        self._scraped = Scraped(config)
         self._playing: Playing | None = None
         self._cleans_up = False
         self._asked = False
@@ -76,7 +78,11 @@ class Lives:
                 # The second time, or before there is a game to save: at once.
                 main.cancel()
 
-        with answering(ask), open_trackers(self._config) as trackers:
+        with (
+            contextlib.closing(self._scraped),
+            answering(ask),
+            open_trackers(self._config) as trackers,
+        ):
             while await self._goes_on(trackers):
                 self._started, self._seconds = time.perf_counter(), {"base_model": 0.0}
 
@@ -92,6 +98,7 @@ class Lives:
             self._started,
             self._sizes,
             trackers,
+            self._scraped,
         )
         began_with = playing.store.latest()
         try:

@@ -1,6 +1,7 @@
-"""The driver's metrics: Prometheus, RUN/metrics.jsonl, trackers, and who there is to scrape.
+"""The driver's metrics: Prometheus, RUN/metrics.jsonl, trackers.
 
-All are fed from one `IterationRecord` per iteration. Names are listed in docs/metrics.md.
+All are fed from one `IterationRecord` per iteration; what is looked up at each scrape is in
+`cluster.scraping`. Names are listed in docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -8,20 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import os
-import threading
-from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from cluster.fleet import Fleet
 from cluster.record import IterationRecord
 from cluster.trackers import Tracker
-from configs.errors import UserError, naming
+from configs.errors import naming
 from evaluation.run_files import read_history
 
 log = logging.getLogger(__name__)
@@ -60,13 +55,13 @@ ITERATION_SECONDS = Histogram(
     "Wall time of one iteration",
     buckets=(0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800),
 )
-MEMBERS = Gauge("selfplay_fleet_members", "Members of a fleet, by state", ["fleet", "state"])
-TARGET = Gauge("selfplay_fleet_target_members", "Members that a fleet is to have", ["fleet"])
-UNPLACED = Gauge("selfplay_fleet_unplaced_members", "Members without a place", ["fleet"])
-CALLS = Gauge(
-    "selfplay_fleet_calls", "Calls of a fleet at the end of an iteration", ["fleet", "state"]
-)
-RESTARTS = Gauge("selfplay_fleet_restarts", "Restarts of a fleet's members so far", ["fleet"])
+
+
+def begin(iteration: int, iterations: int) -> None:
+    """Export where a life of the run begins: what was published before it counts no more."""
+    ITERATION.set(iteration)
+    ITERATIONS_TARGET.set(iterations)
+    VERSION.set(0)
 
 
 def observe(record: IterationRecord, iterations: int) -> None:
@@ -106,19 +101,6 @@ def _count(record: IterationRecord) -> None:
         if phase != "iteration":
             PHASE_SECONDS.labels(phase).inc(max(seconds, 0.0))
     ITERATION_SECONDS.observe(record.seconds["iteration"])
-
-
-def observe_fleet(name: str, fleet: Fleet) -> None:
-    """Export a fleet: its members by state, its target, its calls."""
-    for _, state in [labels for labels in MEMBERS._metrics if labels[0] == name]:
-        MEMBERS.labels(name, state).set(0)
-    for state, count in Tally(member["state"] for member in fleet.describe()).items():
-        MEMBERS.labels(name, state).set(count)
-    RESTARTS.labels(name).set(fleet.restarts)
-    TARGET.labels(name).set(fleet.target)
-    UNPLACED.labels(name).set(len(fleet.unplaced))
-    CALLS.labels(name, "in_flight").set(fleet.in_flight)
-    CALLS.labels(name, "waiting").set(fleet.waiting)
 
 
 def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
@@ -171,47 +153,3 @@ class History:
             self._board.close()
         except OSError as error:
             log.warning("the end of %s is not written: %s", self._folder, error)
-
-
-@dataclass(frozen=True)
-class Target:
-    """An address to scrape, and what it is."""
-
-    address: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
-class Discovery:
-    """Prometheus' HTTP service discovery: the live targets, asked for at each request."""
-
-    def __init__(self, host: str, port: int, targets: Callable[[], Iterable[Target]]) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                body = json.dumps(_groups(targets())).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """A scrape is no news."""
-
-        try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
-            raise UserError(
-                f"metrics.host {host}, metrics.discovery_port {port}: cannot listen there"
-                f" ({error.strerror}); 0 takes a free port"
-            ) from error
-        self.url = f"http://{host}:{self._server.server_port}/"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def _groups(targets: Iterable[Target]) -> list[dict[str, Any]]:
-    return [{"targets": [t.address], "labels": dict(t.labels)} for t in targets]

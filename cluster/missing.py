@@ -14,6 +14,7 @@ from ray._private import state  # the public ray.util.state asks a dashboard, wh
 from ray.actor import ActorHandle
 
 from configs.fleets import EngineConfig, FleetConfig
+from configs.learner import LearnerConfig
 
 ROUNDING = 1e-6
 GIB = 1 << 30
@@ -45,20 +46,32 @@ def lacking(actor: ActorHandle, config: FleetConfig) -> str | None:
     # Ray calls an actor pending until its constructor has returned; its address tells.
     if found.get("State") not in WAITING or found["Address"]["IPAddress"]:
         return None
-    nodes = [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
-    return missing(config, nodes, ray.available_resources())
+    return missing(config, _nodes(), ray.available_resources())
 
 
-def missing(config: FleetConfig, nodes: Sequence[Node], free: Mapping[str, float]) -> str:
-    """What an actor of the fleet asks for and why it has no place, in half a sentence.
+def lacking_ranks(config: LearnerConfig) -> str:
+    """Why the learner's ranks have no place, which find theirs all at once or none."""
+    rank = FleetConfig(cpus=config.cpus, gpus=config.gpus, labels=config.labels)
+    return missing(rank, _nodes(), ray.available_resources(), config.ranks)
 
-    `free` are the cluster's resources that nobody has taken.
+
+def _nodes() -> list[Node]:
+    return [Node(node["Resources"], node["Labels"]) for node in ray.nodes() if node["Alive"]]
+
+
+def missing(
+    config: FleetConfig, nodes: Sequence[Node], free: Mapping[str, float], actors: int = 1
+) -> str:
+    """What an actor of the fleet asks for and why it has no place, in half a sentence; or why so
+    many have none at once. `free` are the cluster's resources that nobody has taken.
     """
     asked = demand(config)
     named = [node for node in nodes if _has_labels(node, config.labels)]
     amounts = [_amount(name, amount) for name, amount in asked.items()]
     wish = _listed([*amounts, *_labels(config.labels)]) or "nothing"
-    return f"it asks for {wish} on one node, and {_reason(config, asked, nodes, named, free)}"
+    who = "it asks" if actors == 1 else f"each of its {actors} ranks asks"
+    reason = _reason(config, asked, nodes, named, free, actors)
+    return f"{who} for {wish} on one node, and {reason}"
 
 
 def _reason(
@@ -67,6 +80,7 @@ def _reason(
     nodes: Sequence[Node],
     named: Sequence[Node],
     free: Mapping[str, float],
+    actors: int,
 ) -> str:
     if not nodes:
         return "the cluster has no nodes"
@@ -77,7 +91,7 @@ def _reason(
         if most + ROUNDING < amount:
             which = "such node" if config.labels else "node"
             return f"no {which} has more than {_amount(name, most)}"
-    taken = [name for name, amount in asked.items() if free.get(name, 0.0) + ROUNDING < amount]
+    taken = [name for name, one in asked.items() if free.get(name, 0.0) + ROUNDING < one * actors]
     if taken:
         left = _listed([_amount(name, free.get(name, 0.0)) for name in taken])
         return f"the cluster has {left} free"

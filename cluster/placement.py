@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from configs.base import Config
+from configs.base import Config, Label
 from configs.errors import UserError
-from configs.fleets import EngineConfig, FleetConfig, Label
+from configs.fleets import EngineConfig, FleetConfig
 from configs.schema import RunConfig
 
 OBJECT_STORE_SHARE = 0.3
@@ -120,7 +120,7 @@ def demands(config: RunConfig) -> list[Demand]:
     """Every actor of a run, learner ranks first, then the fleets."""
     learner = config.learner
     ranks = [
-        Demand(f"learner {rank}", "learner", learner.cpus, learner.gpus)
+        Demand(f"learner {rank}", "learner", learner.cpus, learner.gpus, labels=learner.labels)
         for rank in range(learner.ranks)
     ]
     return ranks + list(

@@ -20,6 +20,7 @@ from cluster.memory import (
     resting_gib,
 )
 from cluster.placement import ClusterConfig, NodeConfig, Seat, demands, place
+from cluster.token import unreachable
 from configs.errors import UserError
 from configs.fleets import EngineConfig
 from configs.load import read_yaml, validate
@@ -292,6 +293,7 @@ def _live_nodes() -> list[NodeConfig]:
     Empty where it belongs to none: a run then starts a Ray of its own, whoever else's runs here.
     """
     import ray  # noqa: PLC0415
+    from ray.exceptions import AuthenticationError  # noqa: PLC0415
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
 
     connected = ray.is_initialized()
@@ -300,11 +302,8 @@ def _live_nodes() -> list[NodeConfig]:
     if not connected:
         try:
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: no Ray cluster answers there"
-                f" ({str(error).splitlines()[0]})"
-            ) from error
+        except (ConnectionError, ValueError, RuntimeError, AuthenticationError) as error:
+            raise unreachable(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}", error) from error
     try:
         describe = ray.remote(num_cpus=0)(_whole_machine)
         alive = [node for node in ray.nodes() if node["Alive"]]

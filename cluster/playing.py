@@ -6,13 +6,12 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from actors.generator import Generator
-from actors.telemetry import serve_metrics
 from cluster.autoscaling import Autoscaler
 from cluster.console import Console, summary_text
 from cluster.control import Control
@@ -21,12 +20,13 @@ from cluster.game import Game, Pending
 from cluster.guards import Alarm, Guards, figure, last_good
 from cluster.heldout import HeldOut, Problems
 from cluster.ledger import Ledger
-from cluster.metrics import ALARMS, Discovery, History, Target, observe, observe_fleet
+from cluster.metrics import ALARMS, VERSION, History, begin, observe
 from cluster.pending import load_pending, save_pending
 from cluster.players import sampling_of
 from cluster.record import IterationRecord
 from cluster.rollback import RollBackError, rollbacks_of
 from cluster.rundir import CHECKPOINTS, EXPORT
+from cluster.scraping import Scraped
 from cluster.status import Status, status_of
 from cluster.trackers import Tracker
 from cluster.wiring import Wired
@@ -62,9 +62,10 @@ class Playing:
         started: float,
         sizes: Mapping[str, int],
         trackers: Sequence[Tracker],
+        scraped: Scraped,
     ) -> None:
         """`sizes` are those that fleets had in a life before, however they came to them;
-        `trackers` are told of every iteration."""
+        `trackers` are told of every iteration; `scraped` shows this life to Prometheus."""
         self.config = config
         self.wired = wired
         self.model = model
@@ -72,6 +73,7 @@ class Playing:
         self.started = started
         self.sizes = sizes
         self.trackers = trackers
+        self.scraped = scraped
         self.run_dir = config.run_dir
         # Absolute, since learner ranks write there too, from directories of their own.
         checkpoints = (self.run_dir / CHECKPOINTS).absolute()
@@ -87,6 +89,8 @@ class Playing:
         )
         self._last: IterationRecord | None = None
         self._saved: int | None = None
+        self._doing = "its actors, which start"
+        """What it waits for before its game, in words."""
         self._closing: list[Any] = []
 
     def ask_to_stop(self) -> bool:
@@ -141,9 +145,12 @@ class Playing:
     # --- what others ask of the run ---
 
     async def _status(self) -> Status:
-        if self.game is None:
-            raise UserError(f"{self.run_dir} is starting: ask again when its actors are up")
-        return status_of(self.game, self.wired.fleets, self._last)
+        game = self.game
+        iteration = self._begins[0] if game is None else game.iteration
+        awaited = self.wired.learner.unplaced or self._doing if game is None else game.awaited
+        return status_of(
+            self.config, iteration, awaited, self.wired.fleets, self._last, starting=game is None
+        )
 
     async def _scale(self, sizes: dict[str, int]) -> Status:
         """Give fleets other sizes; none is changed where one of them is wrong."""
@@ -169,12 +176,17 @@ class Playing:
         for undone in self.ledger.undo_from(iteration):
             log.warning("iteration %d is played again; its rows are in games/undone", undone)
         print(_greeting(self.config, iteration))
+        begin(iteration, self.config.iterations)
+        url = self.scraped.follow(self.wired.fleets)
+        print(f"  metrics     {url}  (Prometheus HTTP service discovery)")
         await self.wired.start()
+        self._doing = "the learner's state, and the first publish"
         if folder is not None:
             await self.wired.learner.load(folder / LEARNER)
         async with self.wired.policy.weights_move():
             await self.wired.policy.publish(iteration)
-        await self._serve_metrics()
+        VERSION.set(iteration)
+        self.scraped.found(await self.wired.learner.describe())
         self.history = History(self.run_dir, iteration, self.trackers)
         self._closing.append(self.history)
         self.guards = Guards(self.config.guards, read_history(self.run_dir))
@@ -216,32 +228,6 @@ class Playing:
             "staleness": self.config.staleness,
             "rewards": sorted(part.name for part in self.config.rewards.parts),
         }
-
-    async def _serve_metrics(self) -> None:
-        """Serve the driver's metrics, and the discovery of every process that serves some."""
-        metrics = self.config.metrics
-        driver = Target(serve_metrics(metrics.host), self._labels("driver"))
-        ranks = [
-            Target(rank["metrics_address"], self._labels("learner", f"learner-{i}"))
-            for i, rank in enumerate(await self.wired.learner.describe())
-        ]
-        discovery = Discovery(
-            metrics.host,
-            metrics.discovery_port,
-            lambda: [driver, *ranks, *self._fleet_targets()],
-        )
-        self._closing.append(discovery)
-        print(f"  metrics     {discovery.url}  (Prometheus HTTP service discovery)")
-
-    def _fleet_targets(self) -> Iterator[Target]:
-        for name, fleet in self.wired.fleets.items():
-            for member in fleet.describe():
-                if address := member.get("metrics_address"):
-                    yield Target(address, self._labels(name, member["name"]))
-
-    def _labels(self, fleet: str, member: str | None = None) -> dict[str, str]:
-        labels = {"run": self.run_dir.absolute().name, "fleet": fleet}
-        return labels if member is None else labels | {"member": member}
 
     def _counts(self) -> str:
         counts = {name: len(fleet.serving()) for name, fleet in self.wired.fleets.items()}
@@ -310,8 +296,6 @@ class Playing:
         observe(record, self.config.iterations)
         waiting_share = record.seconds["wait"] / record.seconds["iteration"]
         self.autoscaler.observe(time.monotonic(), waiting_share)
-        for name, fleet in self.wired.fleets.items():
-            observe_fleet(name, fleet)
 
     async def _save(self, game: Game) -> None:
         """Write a checkpoint, unless there is one of this iteration and nothing is pending."""

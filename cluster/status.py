@@ -7,25 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cluster.fleet import Fleet
-    from cluster.game import Game
     from cluster.record import IterationRecord
+    from configs.schema import RunConfig
 
 Status = dict[str, Any]
 
 
-def status_of(game: Game, fleets: Mapping[str, Fleet], last: IterationRecord | None) -> Status:
+def status_of(
+    config: RunConfig,
+    iteration: int,
+    awaited: str,
+    fleets: Mapping[str, Fleet],
+    last: IterationRecord | None,
+    *,
+    starting: bool,
+) -> Status:
     """The status of a run; `last` is the record of its last iteration in this life.
 
-    {run, iteration, iterations, version, awaited, last: {…} or null, fleets: {name: {target,
-    serving, waiting, in_flight, restarts, members: […], unplaced: {member: a sentence}}}};
+    {run, starting, iteration, iterations, version, awaited, last: {…} or null, fleets: {name:
+    {target, serving, waiting, in_flight, restarts, members: […], unplaced: {member: a sentence}}}};
     `waiting` are calls without a member, `in_flight` those in members' hands.
     """
     return {
-        "run": str(game.config.run_dir.absolute()),
-        "iteration": game.iteration,
-        "iterations": game.config.iterations,
-        "version": game.iteration,
-        "awaited": game.awaited,
+        "run": str(config.run_dir.absolute()),
+        "starting": starting,
+        "iteration": iteration,
+        "iterations": config.iterations,
+        "version": iteration,
+        "awaited": awaited,
         "last": None if last is None else _last(last),
         "fleets": {name: _fleet(fleet) for name, fleet in fleets.items()},
     }

@@ -31,7 +31,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.claim import STOP_DEADLINE_S
 from cluster.faults import RunError
-from cluster.token import find_token, token_is_off
+from cluster.token import find_token, refusal
 from configs.errors import UserError
 from configs.load import require_shared_run_dir
 from configs.provenance import commit
@@ -213,7 +213,6 @@ class Cluster:
         """Connect; UserError where nothing answers at `address`, or the token is not its own."""
         self.address = address
         token = find_token(os.environ)
-        self._has_token = token is not None
         for logger in CHATTY:
             logging.getLogger(logger).setLevel(logging.WARNING)
         # Ray's client puts its variables above the address it is given.
@@ -283,29 +282,12 @@ class Cluster:
         try:
             yield
         except AuthenticationError:
-            raise UserError(self._token_remedy()) from None
+            raise UserError(f"the Ray cluster at {self.address} {refusal()}") from None
         except (ConnectionError, requests.RequestException) as error:
             raise UserError(
                 f"no Ray dashboard answers at {self.address} ({type(error).__name__}): name it with"
                 " --address http://HEAD:8265, and see that the cluster runs"
             ) from error
-
-    def _token_remedy(self) -> str:
-        if self._has_token:
-            return (
-                f"the Ray cluster at {self.address} refuses the token found here: set"
-                " RAY_AUTH_TOKEN to what ray get-auth-token prints on its head"
-            )
-        if token_is_off(os.environ):
-            return (
-                f"the Ray cluster at {self.address} asks for a token, and RAY_AUTH_MODE is disabled"
-                " here: unset it"
-            )
-        return (
-            f"the Ray cluster at {self.address} asks for a token and none is here: set"
-            " RAY_AUTH_TOKEN to what ray get-auth-token prints on its head, or copy the head's"
-            " ~/.ray/auth_token"
-        )
 
 
 def check_end(details: JobDetails) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,35 @@ from configs.errors import UserError
 
 
 def use_token() -> None:
-    """Have Ray, which is not imported yet, show its token where there is one."""
-    if find_token(os.environ) is not None:
+    """Have Ray show its token where there is one.
+
+    Not where it is imported already: it would not look again, and the processes it starts would.
+    """
+    if "ray" not in sys.modules and find_token(os.environ) is not None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+def refusal() -> str:
+    """What a cluster that asks for its token does about the one that is here, and the remedy."""
+    if token_is_off(os.environ):
+        return "asks for a token, and RAY_AUTH_MODE is disabled here: unset it"
+    if find_token(os.environ):
+        return (
+            "refuses the token found here: set RAY_AUTH_TOKEN to what ray get-auth-token prints on"
+            " its head"
+        )
+    return (
+        "asks for a token and none is here: set RAY_AUTH_TOKEN to what ray get-auth-token prints on"
+        " its head, or copy the head's ~/.ray/auth_token"
+    )
+
+
+def unreachable(cluster: str, error: Exception) -> UserError:
+    """The error where Ray could not connect: of a refused token it says no more than of silence."""
+    said = str(error).strip().partition("\n")[0].rstrip(".")
+    return UserError(
+        f"{cluster} cannot be reached ({said}): see that it runs; if it does, it {refusal()}"
+    )
 
 
 def make_token() -> None:

@@ -35,6 +35,7 @@ from cluster.calls import all_or_none
 from cluster.dataset import load_rows
 from cluster.fleet import CatchUp, Fleet
 from cluster.game import Game, GameLedger, Pending
+from cluster.missing import lacking_ranks
 from cluster.players import (
     Challenger,
     PartScorer,
@@ -200,7 +201,7 @@ def wire(config: RunConfig, model_path: str) -> Wired:
     prompts = Prompts(config, model_path, classify)
     seeds = Seeds(config.seed)
     backend = backend_of(config)
-    learner = LearnerGroup(config, model_path)
+    learner = LearnerGroup(config, model_path, lacking_ranks)
     publisher = _publisher(config, learner, backend, prompts.probe)
     fleets = _fleets(config, model_path, backend, publisher.catch_up)
     if safety is not None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from configs.base import Config, Dtype
-
-Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_./-]*[A-Za-z0-9])?$")]
-"""A node label's key or value; Ray's expressions over labels are not taken."""
+from configs.base import Config, Dtype, Label
 
 
 class AutoscaleConfig(Config):
@@ -70,7 +67,8 @@ class FleetConfig(Config):
     """Seconds an actor that leaves may take to finish the calls in its hands; those that are left
     then are redone by others."""
     restarts: int = Field(default=10, ge=0)
-    """How often the members of this fleet may be restarted in all before the run stops."""
+    """How often members of this fleet may be restarted, in all, before the run stops; counted anew
+    when all actors start again, as after a lost learner or a rollback."""
     autoscale: AutoscaleConfig | None = None
     """Changes the number of actors while the run goes on, from `replicas` on; null: only `selfplay
     scale` does."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from configs.base import Config, Dtype
+from configs.base import Config, Dtype, Label
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """How much of a running mean one step keeps."""
@@ -45,6 +45,8 @@ class LearnerConfig(Config):
     """Threads that each rank computes with on CPU; null: as many as its `cpus`."""
     gpus: float = Field(default=0.0, ge=0, le=1)
     """Ray GPUs of each rank: 1, a fraction where engines share the GPU, 0 on CPU."""
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    """Labels that the ranks' nodes must have, as those of a fleet."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     """DeepSpeed ZeRO stage."""
     offload: bool = False
@@ -79,6 +81,8 @@ class LearnerConfig(Config):
     """C of the truncated importance weight min(π_learner/π_engine, C), used at staleness ≥ 1."""
     kl: KLConfig = KLConfig()
     """KL regularisation."""
+    placement_deadline_s: float = Field(default=60.0, gt=0)
+    """Seconds the ranks may wait for their places before the run says what is missing."""
     start_deadline_s: float = Field(default=1800.0, gt=0)
     """Seconds the learner may take to find a place, and to load its model there."""
     step_deadline_s: float = Field(default=1800.0, gt=0)
@@ -94,7 +98,8 @@ class PublishConfig(Config):
     buffer_mib: int = Field(default=256, ge=1)
     """Size of one packed buffer."""
     deadline_s: float = Field(default=300.0, gt=0)
-    """Seconds a publish may take before the run says which engine it awaits and stops."""
+    """Seconds an engine may take over each call of a publish before it counts as hung and is
+    replaced. The transfer between GPUs itself has `learner.step_deadline_s`."""
     parity_tolerance: float = Field(default=0.05, gt=0)
     """Largest mean absolute difference, in nats per token, between the engine's and the
     learner's log-probabilities of the probe prompt."""

@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,6 +28,7 @@ from actors.placing import thread_environment
 from actors.records import Group, TokenIds
 from configs.base import Dtype
 from configs.errors import UserError
+from configs.learner import LearnerConfig
 from configs.schema import RunConfig
 from learner import assembly
 from learner.actor import LearnerRank
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 
+Lacking = Callable[[LearnerConfig], str]
 Limit = Literal["start_deadline_s", "step_deadline_s"]
 """The key of the configuration that bounds a wait."""
 NEWS_S = 10.0
@@ -77,12 +79,16 @@ class StepResult:
 class LearnerGroup:
     """The learner: `config.learner.ranks` Ray actors in a placement group of their own."""
 
-    def __init__(self, config: RunConfig, model_path: str) -> None:
-        """`model_path` is the folder or hub id of the initial policy, which is the reference."""
+    def __init__(self, config: RunConfig, model_path: str, lacking: Lacking | None = None) -> None:
+        """`model_path` is the folder or hub id of the initial policy, which is the reference;
+        `lacking` says why the ranks have no place."""
         self.config = config
         self.model_path = model_path
         self.steps = 0
         """Steps applied: what the weights are, whether published or not."""
+        self.unplaced: str | None = None
+        """What the ranks lack that have waited too long for a place, as a sentence."""
+        self._lacking = lacking
         self._moments = RunningMoments()
         self._memory = QueryMemory(config.challenger.memory)
         self._ranks: list[ActorHandle] = []
@@ -102,12 +108,12 @@ class LearnerGroup:
         """Find a place for all ranks, and start their processes there."""
         learner = self.config.learner
         bundle = {"CPU": learner.cpus} | ({"GPU": learner.gpus} if learner.gpus else {})
-        self._placement = placement_group([bundle] * learner.ranks, strategy="PACK")
-        await self._at_start(
-            self._placement.ready(),
-            f"a place for {learner.ranks} learner ranks of {bundle}; the cluster has"
-            f" {ray.available_resources()} free",
+        self._placement = placement_group(
+            [bundle] * learner.ranks,
+            strategy="PACK",
+            bundle_label_selector=[learner.labels] * learner.ranks,
         )
+        await self._placed(self._placement, f"a place for {learner.ranks} learner ranks")
         environment = {} if learner.gpus else {"DS_ACCELERATOR": "cpu"}
         environment |= thread_environment(learner.threads)
         actor: Any = ray.remote(LearnerRank)
@@ -271,6 +277,30 @@ class LearnerGroup:
             raise LearnerError(f"learner: ranks {lost} are lost: {fault}") from fault
 
     # --- ranks ---
+
+    async def _placed(self, placement: PlacementGroup, what: str) -> None:
+        """Await the ranks' places; where that takes long, say what is missing."""
+        placing = asyncio.ensure_future(self._at_start(placement.ready(), what))
+        try:
+            await asyncio.wait({placing}, timeout=self.config.learner.placement_deadline_s)
+            if not placing.done():
+                self.unplaced = f"the learner has no place: {await self._lacks()}"
+                LOG.warning("%s", self.unplaced)
+            await placing
+        except LearnerError as error:
+            raise LearnerError(f"{error}; {self.unplaced}") from error
+        finally:
+            placing.cancel()
+            self.unplaced = None
+
+    async def _lacks(self) -> str:
+        unknown = "ray status says what is free"
+        if self._lacking is None:
+            return unknown
+        try:
+            return await asyncio.to_thread(self._lacking, self.config.learner)
+        except RayError as error:  # the wait itself has a deadline
+            return f"{unknown} ({error})"
 
     async def _at_start(self, ref: ray.ObjectRef[Any], what: str) -> Any:
         """Await something of the start."""

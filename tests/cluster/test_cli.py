@@ -25,6 +25,18 @@ def selfplay(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.fixture(autouse=True)
+def token(tmp_path_factory, monkeypatch) -> Path:
+    """The file of the token, of a home of these tests' own; what a command sets is undone."""
+    home = tmp_path_factory.mktemp("home")
+    (home / ".ray").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    return home / ".ray" / "auth_token"
+
+
 @pytest.fixture
 def fake_run(monkeypatch) -> list[tuple]:
     """Stands in for cluster.run, whose import takes Ray; returns the calls it got."""
@@ -96,6 +108,39 @@ def test_commands_reach_the_run(fake_run, tmp_path, capsys):
     assert (train[0], train[1].seed, train[1].run_dir) == ("train", 3, tmp_path)
     run = Path("runs/x")
     assert others == [("resume", run), ("export", run, Path("out"), "best")]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", str(QUICKSTART)],
+        ["plan", str(QUICKSTART)],
+        ["resume", "runs/x"],
+        ["status", "runs/x"],
+        ["scale", "runs/x", "rollout=2"],
+        ["evaluate", "math", "runs/x"],
+        ["experiment", "configs/experiments/playground.yaml"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_has_ray_show_its_token(token, monkeypatch, command):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # as in a process of its own
+    shown = []
+    options = cli._options(command)
+    options.command = lambda _: shown.append(os.environ.get("RAY_AUTH_MODE"))
+    monkeypatch.setattr(cli, "_options", lambda _: options)
+    assert cli.main(command) == 0
+    token.write_text("of the head")
+    assert cli.main(command) == 0
+    assert shown == [None, "token"]
+
+
+def test_a_token_that_cannot_be_read_is_one_sentence(fake_run, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "/nowhere")
+    assert cli.main(["resume", "runs/x"]) == 2
+    assert "selfplay: RAY_AUTH_TOKEN_PATH /nowhere cannot be read" in capsys.readouterr().err
+    assert not fake_run
 
 
 def test_train_warns_of_the_printed_kl_before_it_starts(fake_run, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ import yaml
 from cluster.deploy.grafana.dashboard import rendered
 from cluster.member import State
 from cluster.placement import NodeConfig, demands, place
+from cluster.submit import JOB_ENVIRONMENT
 from configs.errors import UserError
 from configs.load import load
 from configs.schema import RunConfig
@@ -146,8 +148,13 @@ def machine(name: str, group: Any) -> list[NodeConfig]:
         cpus=float(limits["cpu"]),
         gpus=int(limits.get("nvidia.com/gpu", 0)),
         memory_gib=float(limits["memory"].removesuffix("Gi")),
+        labels=group["labels"],
     )
     return [node.model_copy(update={"name": f"{name}-{i}"}) for i in range(group["replicas"])]
+
+
+def nodes_of(workers: dict[str, Any]) -> list[NodeConfig]:
+    return [node for name, group in workers.items() for node in machine(name, group)]
 
 
 def submitted(*overrides: str) -> RunConfig:
@@ -159,13 +166,60 @@ def submitted(*overrides: str) -> RunConfig:
 
 def test_the_submitted_run_fits_the_cluster_and_more_players_need_more_nodes_of_one_group():
     workers = groups(rayjob()["spec"]["rayClusterSpec"])
-    nodes = [node for name, group in workers.items() for node in machine(name, group)]
-    assert len(place(demands(submitted()), nodes)) == 8
+    assert len(place(demands(submitted()), nodes_of(workers))) == 8
     more = demands(submitted("rollout.replicas=6"))
     with pytest.raises(UserError, match="GPUs"):
-        place(more, nodes)
+        place(more, nodes_of(workers))
+    workers["reward"]["replicas"] += 2
+    with pytest.raises(UserError, match="labelled selfplay-group=rollout"):
+        place(more, nodes_of(workers))
+    workers["reward"]["replicas"] -= 2
     workers["rollout"]["replicas"] += 2
-    place(more, [node for name, group in workers.items() for node in machine(name, group)])
+    place(more, nodes_of(workers))
+
+
+def test_every_actor_of_the_submitted_run_is_bound_to_its_group():
+    bound = {demand.fleet: demand.labels["selfplay-group"] for demand in demands(submitted())}
+    assert bound == {
+        "learner": "learner", "rollout": "rollout", "judge": "reward",
+        "reward_preference": "reward",
+    }  # fmt: skip
+
+
+def test_nodes_come_for_actors_without_a_place_and_none_leaves_that_a_run_begins_with():
+    spec = rayjob()["spec"]["rayClusterSpec"]
+    assert spec["enableInTreeAutoscaling"]
+    assert spec["autoscalerOptions"]["version"] == "v2"  # the one that reads labels
+    workers = groups(spec)
+    for group in workers.values():
+        group["replicas"] = group["minReplicas"]
+    assert len(place(demands(submitted()), nodes_of(workers))) == 8
+
+
+def commanded(name: str) -> list[str]:
+    """The words of the command that a manifest's comments show, from `ray job submit` on."""
+    comments = re.findall(r"^#   (.*)$", (KUBERAY / name).read_text("utf-8"), re.MULTILINE)
+    text = " ".join(line.strip().removesuffix("\\") for line in comments)
+    return shlex.split(text[text.index("ray job submit") : text.index(" kubectl exec")])
+
+
+def test_the_command_by_hand_is_that_of_the_rayjob_with_time_to_stop():
+    words = commanded("raycluster.yaml")
+    environment = json.loads(words[words.index("--runtime-env-json") + 1])["env_vars"]
+    assert environment == JOB_ENVIRONMENT
+    _, _, _, _, _, *by_hand = words[words.index("--") + 1 :]
+    _, _, _, _, _, *own = shlex.split(rayjob()["spec"]["entrypoint"])
+    assert by_hand == own
+
+
+def test_the_walk_names_the_label_of_the_manifests():
+    text = (ROOT / "docs" / "cluster.md").read_text("utf-8")
+    assert set(re.findall(r"[\w-]+(?==rollout\b)", text)) == {"selfplay-group"}
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+def test_no_preset_listens_beyond_this_machine_unless_told_to(preset):
+    assert load(preset).metrics.host == "127.0.0.1"
 
 
 def test_groups_have_sizes_and_a_label_of_their_own():

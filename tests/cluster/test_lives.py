@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import urllib.error
+import urllib.request
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from cluster import lives
 from cluster.faults import RunError
 from cluster.initial import InitialModel
+from cluster.scraping import Scraped
 from configs.errors import UserError
 from configs.load import load
 from learner.errors import LearnerError
@@ -24,11 +27,13 @@ class World:
     def __init__(self, monkeypatch, tmp_path, *script: tuple[str, Exception | None]) -> None:
         self.script = list(script)
         self.begun = 0
+        self.found_at: list[str] = []
+        """The address of the discovery in each life."""
         self.checkpoints = iter(range(100))
         self.learner_is_lost = False
         self.config = load(PRESET, [f"run_dir={tmp_path}", "faults.learner_losses=3"])
         monkeypatch.setattr(lives, "wire", lambda *_: self._wired())
-        monkeypatch.setattr(lives, "Playing", lambda *_: Life(self, *self.script.pop(0)))
+        monkeypatch.setattr(lives, "Playing", self._playing)
         monkeypatch.setattr(lives, "connect", lambda: None)
         context = SimpleNamespace(get_runtime_context=lambda: SimpleNamespace(gcs_address="x"))
         monkeypatch.setattr(lives, "ray", SimpleNamespace(shutdown=lambda: None, **vars(context)))
@@ -37,6 +42,14 @@ class World:
         model = InitialModel(path="model", revision=None, identity="identity")
         run = lives.Lives(self.config, model, lambda *_: None, {}, 0.0)
         asyncio.run(run.live())
+
+    def _playing(self, *given: object) -> Life:
+        *_, scraped = given
+        assert isinstance(scraped, Scraped)
+        self.found_at.append(scraped.follow({}))
+        with urllib.request.urlopen(self.found_at[-1], timeout=5) as answer:
+            assert answer.status == 200
+        return Life(self, *self.script.pop(0))
 
     def _wired(self) -> SimpleNamespace:
         async def check(fault: BaseException) -> None:
@@ -81,6 +94,15 @@ def test_a_lost_learner_begins_another_life(monkeypatch, tmp_path):
     world = World(monkeypatch, tmp_path, ("game", LOST), ("game", None))
     world.play()
     assert world.begun == 2
+
+
+def test_prometheus_finds_every_life_at_the_address_of_the_first(monkeypatch, tmp_path):
+    world = World(monkeypatch, tmp_path, ("game", LOST), ("game", LOST), ("game", None))
+    world.play()
+    assert len(world.found_at) == 3
+    (url,) = set(world.found_at)
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        urllib.request.urlopen(url, timeout=5)
 
 
 def test_losses_without_a_checkpoint_between_them_end_the_run(monkeypatch, tmp_path):

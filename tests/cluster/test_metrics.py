@@ -6,15 +6,17 @@ import json
 import re
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client import REGISTRY, CollectorRegistry
 
-from cluster import metrics
-from cluster.metrics import Discovery, History, Target, observe, observe_fleet, scalars
+from cluster import metrics, scraping
+from cluster.metrics import History, begin, observe, scalars
+from cluster.scraping import Discovery, FleetFigures, Scraped, Target
 from configs.errors import UserError
 from configs.load import load
 from evaluation.run_files import read_history
@@ -53,9 +55,20 @@ def test_an_iteration_is_exported(played):
     assert (sample("selfplay_iteration"), sample("selfplay_policy_version")) == (2, 2)
 
 
+def test_a_life_that_begins_forgets_the_version_that_the_last_one_published(played):
+    """Until its first publish, engines that hold an older version are not behind."""
+    observe(played[3], 150)
+    begin(2, 150)
+    assert (sample("selfplay_iteration"), sample("selfplay_policy_version")) == (2, 0)
+    assert sample("selfplay_iterations_target") == 150
+
+
 def fleet(*states: str, restarts: int = 1) -> Any:
     """What is exported of a fleet."""
-    members = [{"state": state} for state in states]
+    members = [
+        {"state": state, "name": f"judge-{i}", "metrics_address": f"127.0.0.1:{i}"}
+        for i, state in enumerate(states)
+    ]
     return SimpleNamespace(
         describe=lambda: members,
         restarts=restarts,
@@ -66,19 +79,53 @@ def fleet(*states: str, restarts: int = 1) -> Any:
     )
 
 
-def test_a_fleets_members_are_counted_by_state_and_none_lingers():
-    observe_fleet("judge", fleet("serving", "serving", "stale"))
-    observe_fleet("judge", fleet("serving", restarts=3))
-    assert sample("selfplay_fleet_members", fleet="judge", state="serving") == 1
-    assert sample("selfplay_fleet_members", fleet="judge", state="stale") == 0
-    assert sample("selfplay_fleet_restarts", fleet="judge") == 3
-    assert sample("selfplay_fleet_target_members", fleet="judge") == 4
-    assert sample("selfplay_fleet_unplaced_members", fleet="judge") == 1
-    assert sample("selfplay_fleet_calls", fleet="judge", state="in_flight") == 5
-    assert sample("selfplay_fleet_calls", fleet="judge", state="waiting") == 6
+def test_fleets_are_exported_as_they_are_at_the_moment_of_a_scrape():
+    registry, fleets = CollectorRegistry(), {"judge": fleet("serving", "serving", "stale")}
+    registry.register(FleetFigures(lambda: fleets))
+
+    def shown(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"selfplay_fleet_{name}", {"fleet": "judge"} | labels)
+
+    assert shown("members", state="serving") == 2
+    assert shown("members", state="stale") == 1
+    # No iteration ends between: that is when a fleet that is short stalls the game.
+    fleets["judge"] = fleet("serving", "starting", restarts=3)
+    assert shown("members", state="serving") == 1
+    assert shown("members", state="starting") == 1
+    assert shown("members", state="stale") == 0
+    assert shown("restarts") == 3
+    assert shown("target_members") == 4
+    assert shown("unplaced_members") == 1
+    assert shown("calls", state="in_flight") == 5
+    assert shown("calls", state="waiting") == 6
 
 
-METRIC = re.compile(r"(Counter|Gauge|Histogram)\(\s*\"(selfplay_\w+)\"")
+@pytest.fixture
+def scraped(tmp_path) -> Iterator[Scraped]:
+    scraped = Scraped(load(PRESETS / "quickstart.yaml", [f"run_dir={tmp_path / 'lsp'}"]))
+    yield scraped
+    scraped.close()
+
+
+def test_all_lives_of_a_run_are_found_at_one_address(scraped):
+    url = scraped.follow({"judge": fleet("serving", "serving")})
+    scraped.found([{"metrics_address": "127.0.0.1:7"}])
+    first = fetch(url)
+    assert [group["labels"].get("member") for group in first] == [
+        None, "learner-0", "judge-0", "judge-1",
+    ]  # fmt: skip
+    assert {group["labels"]["run"] for group in first} == {"lsp"}
+    # The learner is lost, and all actors with it.
+    assert scraped.follow({"judge": fleet("serving")}) == url
+    driver, judge = fetch(url)
+    assert driver == first[0]
+    assert judge["labels"]["member"] == "judge-0"
+    with urllib.request.urlopen(f"http://{driver['targets'][0]}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    assert 'selfplay_fleet_members{fleet="judge",state="serving"} 1.0' in text
+
+
+METRIC = re.compile(r"(Counter|Gauge|Histogram)(?:MetricFamily)?\(\s*\"(selfplay_\w+)\"")
 
 
 def names_in_code() -> set[str]:
@@ -192,6 +239,7 @@ def test_a_discovery_port_in_use_is_named():
             Discovery("127.0.0.1", port, list)
 
 
-def test_the_driver_module_defines_no_name_twice():
-    names = re.findall(r'"(selfplay_\w+)"', Path(metrics.__file__).read_text())
+@pytest.mark.parametrize("module", [metrics, scraping])
+def test_the_driver_defines_no_name_twice(module):
+    names = re.findall(r'"(selfplay_\w+)"', Path(module.__file__).read_text())
     assert len(names) == len(set(names))

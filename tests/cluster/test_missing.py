@@ -60,6 +60,14 @@ def test_the_sentence_names_what_is_missing(asked, free, sentence):
     assert missing(config, [SMALL, LARGE], ALL_FREE | free) == sentence
 
 
+def test_ranks_find_their_places_all_at_once():
+    rank = FleetConfig(cpus=4, gpus=1)
+    sentence = missing(rank, [SMALL, LARGE], ALL_FREE | {"GPU": 1.0}, 2)
+    assert sentence == (
+        "each of its 2 ranks asks for 4 CPUs and 1 GPU on one node, and the cluster has 1 GPU free"
+    )
+
+
 def test_a_cluster_without_nodes_has_nothing():
     assert missing(FleetConfig(), [], {}).endswith("and the cluster has no nodes")
 

@@ -13,11 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails
 
 from benchmarks.local_cluster import clean_environment
 from cluster import cli
+from cluster.connection import connect
 from cluster.faults import RunError
+from cluster.plan import nodes_from
 from cluster.submit import (
     DASHBOARD,
     Cluster,
@@ -241,6 +244,31 @@ def test_no_token_and_an_unreadable_one(tmp_path, monkeypatch):
     assert find_token({"RAY_AUTH_TOKEN": "x", "RAY_AUTH_MODE": "disabled"}) is None
     with pytest.raises(UserError, match=r"RAY_AUTH_TOKEN_PATH .*none cannot be read"):
         find_token({"RAY_AUTH_TOKEN_PATH": str(tmp_path / "none")})
+
+
+@pytest.mark.parametrize(
+    ("token", "error"),
+    [("", AuthenticationError("no token\nwas found.")), ("x", ConnectionError("no answer"))],
+)
+def test_a_cluster_that_cannot_be_reached_is_one_sentence_with_the_remedy(
+    tmp_path, monkeypatch, token, error
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+
+    def init(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    remedy = "refuses the token found here" if token else "asks for a token and none is here"
+    for reach in (lambda: nodes_from(None), connect):
+        with pytest.raises(
+            UserError, match=rf"^RAY_ADDRESS head:6379 cannot.*\(no .*{remedy}: set"
+        ):
+            reach()
 
 
 def ended(status: str, code: int | None = None) -> JobDetails:

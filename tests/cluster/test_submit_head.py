@@ -13,7 +13,7 @@ import pytest
 from benchmarks.local_cluster import TOKEN, Head, running_head, until
 from cluster.submit import Cluster, packed
 from configs.provenance import commit
-from tests.cluster.head import PACKAGES, submitted
+from tests.cluster.head import PACKAGES, commanded, submitted
 from tests.conftest import ROOT
 
 
@@ -46,6 +46,18 @@ def submit(cluster) -> Iterator:
         if not cluster.job(job).status.is_terminal():
             cluster.ask_to_stop(job)
             cluster.wait_for(job)
+
+
+def test_a_command_on_the_cluster_finds_its_token_or_says_what_to_do(head):
+    plan = ("plan", "configs/quickstart.yaml", "rollout.replicas=100")
+    found = commanded(head, *plan, RAY_ADDRESS=head.gcs)
+    assert "the cluster has 2: lower replicas" in found.stderr
+    wrong = commanded(head, *plan, RAY_ADDRESS=head.gcs, RAY_AUTH_TOKEN="another's")
+    assert wrong.returncode == 2
+    (sentence,) = (line for line in wrong.stderr.splitlines() if line.startswith("selfplay"))
+    assert sentence.startswith(f"selfplay: RAY_ADDRESS {head.gcs} cannot be reached")
+    assert "refuses the token found here: set RAY_AUTH_TOKEN to what" in sentence
+    assert "Traceback" not in wrong.stderr
 
 
 def test_a_submission_travels_runs_and_ends_as_its_driver(head, tmp_path):

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from actors.packing import unpack
 from actors.records import Completion
+from cluster.missing import lacking_ranks
 from configs.errors import UserError
 from learner import group as group_module
 from learner.actor import LearnerRank
@@ -329,6 +330,43 @@ def test_a_wait_that_is_too_long_names_what_it_awaits(sharded, monkeypatch):
     monkeypatch.setattr(sharded, "config", sharded.config.model_copy(update={"learner": tight}))
     with pytest.raises(LearnerError, match=r"step 9 took longer .* ranks \[0, 1\]"):
         asyncio.run(sharded.step(two_groups(), 9))
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (
+            {"gpus": 1, "ranks": 2},
+            "each of its 2 ranks asks for 1 CPU and 1 GPU on one node, and no"
+            " node has more than 0 GPUs",
+        ),
+        (
+            {"labels": {"selfplay-group": "learner"}},
+            "it asks for 1 CPU and the label"
+            " selfplay-group=learner on one node, and no node has the label selfplay-group=learner",
+        ),
+    ],
+)
+def test_a_learner_without_a_place_says_what_is_missing_long_before_it_gives_up(
+    ray_session, caplog, asked, sentence
+):
+    settings = {"placement_deadline_s": 0.2, "start_deadline_s": 3.0} | asked
+    learner = LearnerGroup(run_config(learner=settings), "unused", lacking_ranks)
+
+    async def wait() -> None:
+        placing = asyncio.ensure_future(learner.place())
+        while learner.unplaced is None:
+            assert not placing.done()
+            await asyncio.sleep(0.05)
+        assert learner.unplaced == f"the learner has no place: {sentence}"
+        with pytest.raises(LearnerError, match=rf"start_deadline_s.* has no place: .*{sentence}"):
+            await placing
+
+    try:
+        asyncio.run(wait())
+    finally:
+        learner.stop()
+    assert caplog.text.count(sentence) == 1
 
 
 def test_a_ranks_own_timeout_is_not_the_ranks_silence(sharded):

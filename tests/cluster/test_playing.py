@@ -1,0 +1,93 @@
+"""One life of a run, before its game: what the outside sees of it, without engines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+
+from cluster.game import Pending
+from cluster.metrics import VERSION
+from cluster.playing import Playing
+from cluster.scraping import Scraped
+from cluster.status import status_text
+from configs.load import load
+from tests.conftest import ROOT
+
+
+class World:
+    """A run's parts that do nothing but note which version was shown while they worked."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self.shown: dict[str, float | None] = {}
+        self.playing: Playing | None = None
+        self.said: list[dict[str, Any]] = []
+        learner = SimpleNamespace(describe=self._describe, unplaced=None)
+        policy = SimpleNamespace(weights_move=self._weights_move, publish=self._publish)
+        self.wired: Any = SimpleNamespace(
+            fleets={}, start=self._start, learner=learner, policy=policy, game=lambda *_: object()
+        )
+        self.config = load(ROOT / "configs" / "quickstart.yaml", [f"run_dir={run_dir}"])
+
+    async def _start(self) -> None:
+        self._note("start")
+        if self.playing is not None:
+            self.said.append(await self.playing._status())
+            self.wired.learner.unplaced = "the learner has no place: it asks for 1 GPU"
+            self.said.append(await self.playing._status())
+            self.wired.learner.unplaced = None
+
+    async def _describe(self) -> list[dict[str, Any]]:
+        return []
+
+    @contextlib.asynccontextmanager
+    async def _weights_move(self) -> AsyncIterator[None]:
+        yield
+
+    async def _publish(self, version: int) -> None:
+        self._note("publish")
+
+    def _note(self, when: str) -> None:
+        self.shown[when] = REGISTRY.get_sample_value("selfplay_policy_version")
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+@pytest.fixture
+def playing(world):
+    scraped = Scraped(world.config)
+    playing = Playing(
+        world.config, world.wired, "identity", {"base_model": 0.0}, 0.0, {}, (), scraped
+    )
+    yield playing
+    playing.close()
+    scraped.close()
+
+
+def test_a_life_shows_the_version_that_it_has_published(world, playing):
+    """Not what the life before it had come to, which no engine holds any more."""
+    VERSION.set(57)
+    playing._begins = 50, Pending(), None
+    asyncio.run(playing._set_up())
+    world._note("after")
+    assert world.shown == {"start": 0, "publish": 0, "after": 50}
+
+
+def test_a_run_that_starts_says_what_it_awaits(world, playing):
+    playing._begins = 50, Pending(), None
+    world.playing = playing
+    asyncio.run(playing._set_up())
+    first, second = world.said
+    assert first["starting"]
+    assert (first["iteration"], first["awaited"]) == (50, "its actors, which start")
+    assert second["awaited"] == "the learner has no place: it asks for 1 GPU"
+    assert "waits for   its actors, which start" in status_text(first)
