@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from configs.schema import RunConfig
 from playground.base_model import build
 
 QUERIES, ANSWERS = 8, 4
-ITERATIONS = 500
+ITERATIONS = 400
 """Of each run."""
 STALENESS = (0, 1, 2)
 DISK_MIB = 1500
@@ -54,7 +54,6 @@ ROOM = 60
 MISSES = 5
 """Strikes in a row that may hit nothing."""
 MINUTES, LAST_MINUTES = 90.0, 8.0
-"""All is over after the first, and in the last of them nothing strikes any more."""
 
 
 def main() -> None:
@@ -65,11 +64,17 @@ def main() -> None:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
         os.execve(sys.executable, sys.orig_argv, os.environ | token)
     schedule = options.kinds or schedule_of(options.faults, options.seed)
-    chaos = Chaos(deque(schedule), options.iterations, random.Random(options.seed))
+    chaos = Chaos(
+        deque(schedule),
+        options.iterations,
+        random.Random(options.seed),
+        options.staleness,
+        options.minutes,
+    )
     try:
         chaos.play()
     finally:
-        game = {"queries": QUERIES, "answers": ANSWERS, "staleness": STALENESS}
+        game = {"queries": QUERIES, "answers": ANSWERS, "staleness": options.staleness}
         results = {"seed": options.seed, "game": game} | chaos.results()
         measure.write(options.out, results)
     if not is_sound(results):
@@ -81,6 +86,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--faults", type=int, default=102)
     parser.add_argument("--kinds", nargs="*", choices=KINDS, help="these, in this order, instead")
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--staleness", type=int, nargs="+", default=STALENESS, help="by turns")
+    parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=measure.RESULTS / "chaos.json")
     return parser.parse_args()
@@ -101,14 +108,18 @@ class Chaos:
     left: deque[str]
     iterations: int
     chance: random.Random
+    staleness: Sequence[int] = STALENESS
+    """Of the runs, by turns."""
+    minutes: float = MINUTES
+    """All is over after so many, and in the last `LAST_MINUTES` nothing strikes any more."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     runs: list[dict[str, Any]] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
     @property
-    def minutes(self) -> float:
-        """Since the beginning."""
+    def passed(self) -> float:
+        """Minutes since the beginning."""
         return (time.monotonic() - self.started) / 60
 
     def play(self) -> None:
@@ -119,7 +130,7 @@ class Chaos:
                 sys.exit("a full disk needs a disk of its own: run this as root")
             while self._strikes and not self.violations:
                 number = len(self.runs)
-                staleness = STALENESS[number % len(STALENESS)]
+                staleness = self.staleness[number % len(self.staleness)]
                 run_dir = folder / f"run-{number}"
                 config = config_of(run_dir, model, staleness, self.iterations)
                 log = logs / f"run-{number}.log"
@@ -133,11 +144,11 @@ class Chaos:
 
     @property
     def _strikes(self) -> bool:
-        return bool(self.left) and self.minutes < MINUTES - LAST_MINUTES
+        return bool(self.left) and self.passed < self.minutes - LAST_MINUTES
 
     def _run(self, nodes: Nodes, config: RunConfig, log: Path) -> None:
         """One run, to its end."""
-        ends_at = self.started + 60 * MINUTES
+        ends_at = self.started + 60 * self.minutes
         with Stage(nodes, config, self.chance, log, ends_at) as stage:
             self._strike(stage)
             code = stage.wait_until_ended()
@@ -160,7 +171,7 @@ class Chaos:
             if took is not None:
                 misses = 0
                 self.seconds.setdefault(self.left.popleft(), []).append(took)
-                at = f"{self.minutes:5.1f} min  run {len(self.runs)}"
+                at = f"{self.passed:5.1f} min  run {len(self.runs)}"
                 print(f"{at}  {stage.trained:3}  {kind:<16} {took:6.1f} s", flush=True)
             elif (misses := misses + 1) >= MISSES:
                 raise NotWellError(f"{misses} strikes of {kind} in a row have hit nothing")
@@ -178,7 +189,7 @@ class Chaos:
                 for kind, took in sorted(self.seconds.items())
             },
             "runs": self.runs,
-            "minutes": self.minutes,
+            "minutes": self.passed,
         }
 
 

@@ -88,23 +88,26 @@ def started(home: Path, environment: dict[str, str]) -> Iterator[Head | None]:
 def joined(head: Head, gcs: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A second node, which finds the head at `gcs`, or at the head's own address.
 
-    It has joined when this gives it. Raises RuntimeError where it does not in time.
+    It has joined when this gives it.
     """
-    names = "dashboard-agent-listen-port dashboard-agent-grpc-port runtime-env-agent-port"
-    names += " metrics-export-port node-manager-port object-manager-port"
-    ports = dict(zip(names.split(), free_ports(6), strict=True))
-    command = [
-        f"--address={gcs or head.gcs}",
-        *(f"--{name}={port}" for name, port in ports.items()),
-    ]
-    before = alive(head.address)
     # A head shows its token by itself, a node that joins only where it is told to.
     environment = head.environment | {"RAY_AUTH_MODE": "token"}
-    with node([*command, "--num-cpus=2"], environment) as process:
-        came = until(lambda: bool(alive(head.address) - before) or process.poll() is not None)
-        if not came or process.poll() is not None:
-            raise RuntimeError(f"no second node has joined: it ended with {process.poll()}")
-        yield process
+    before = alive(head.address)
+    for _ in range(START_TRIES):
+        command = [f"--address={gcs or head.gcs}", "--num-cpus=2", *_ports_of_a_node()]
+        with node(command, environment) as process:
+            until(lambda: alive(head.address) - before or process.poll() is not None)
+            if alive(head.address) - before and process.poll() is None:
+                yield process
+                return
+    raise RuntimeError(f"no second node has joined in {START_TRIES} tries")
+
+
+def _ports_of_a_node() -> list[str]:
+    names = "dashboard-agent-listen-port dashboard-agent-grpc-port runtime-env-agent-port"
+    names += " metrics-export-port node-manager-port object-manager-port"
+    ports = zip(names.split(), free_ports(6), strict=True)
+    return [f"--{name}={port}" for name, port in ports]
 
 
 @contextlib.contextmanager
@@ -145,9 +148,9 @@ def alive(address: str) -> set[str]:
     return set()
 
 
-def until(condition: Callable[[], bool]) -> bool:
+def until(condition: Callable[[], object]) -> bool:
     """Wait until a condition holds; False where it does not in time."""
     deadline = time.monotonic() + START_DEADLINE_S
     while not (held := condition()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return held
+    return bool(held)

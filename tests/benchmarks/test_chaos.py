@@ -85,7 +85,7 @@ def test_nothing_strikes_when_time_is_over(monkeypatch):
 
 
 def test_results_have_the_keys_of_the_project_and_are_sound_without_harm():
-    done = Chaos(deque(), 0, random.Random(0), {"judge_hung": [1.0, 2.0, 9.0]})
+    done = Chaos(deque(), 0, random.Random(0), seconds={"judge_hung": [1.0, 2.0, 9.0]})
     run = {"iterations_asked": 5, "iterations_done": 5, "groups_lost": 0, "groups_doubled": 0}
     done.runs = [dict(run), dict(run)]
     results = done.results()
