@@ -78,7 +78,7 @@ bench-peer: $(READY) .venv-peer/.installed  ## Measure speed against TRL's GRPOT
 simulate: $(READY)  ## The game on 8 to 1,024 simulated engines, and the driver's own cost
 	$(PYTHON) -m benchmarks.simulate
 
-chaos: $(READY)  ## A hundred faults on real runs, then their ledgers (about an hour, as root)
+chaos: $(READY)  ## A hundred faults on real runs, then their ledgers (an hour and a half, as root)
 	$(PYTHON) -m benchmarks.chaos
 
 figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (about an hour)

@@ -1,18 +1,21 @@
 """Real runs under a seeded schedule of faults: what is lost, what is doubled, how long it takes.
 
     make chaos
-    python -m benchmarks.chaos --faults 12 --seed 1
+    python -m benchmarks.chaos --faults 12 --seed 1 --out /tmp/chaos.json
+    python -m benchmarks.chaos --kinds disk_full node_lost --out /tmp/chaos.json
 
 Two Ray nodes on this machine play the quickstart's game with two rollout actors. Each fault strikes
 a run that is well, at a random moment; a run is well again when its driver answers, every fleet is
-whole without the process that was struck, and an iteration has ended that had not before. When all
-iterations of a run are played its ledger is checked, and the next one begins, with another
-staleness, until all faults have struck. Writes benchmarks/results/chaos.json. A full disk is one of
+whole without the process that was struck, and an iteration has ended that began after the blow.
+When all iterations of a run are played its ledger is checked, and the next one begins, with another
+staleness, until all faults have struck. A fault that a run's end hides is not counted, and strikes
+the next run again. Writes benchmarks/results/chaos.json, whatever happened. A full disk is one of
 the faults, and needs a mount: run this as root.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -23,14 +26,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.chaos_faults import ENDS_DRIVER, KINDS, Stage
-from benchmarks.local_cluster import running_head
+from benchmarks.chaos_faults import ENDS_DRIVER, KINDS, seconds_to_recover
+from benchmarks.chaos_stage import Nodes, NotWellError, Stage, two_nodes
+from benchmarks.local_cluster import TOKEN
 from cluster.audit import check_ledger, counted_groups
 from cluster.ledger import Ledger
 from configs.load import load
@@ -38,29 +43,54 @@ from configs.schema import RunConfig
 from playground.base_model import build
 
 QUERIES, ANSWERS = 8, 4
-ITERATIONS = 150
+ITERATIONS = 400
 """Of each run."""
 STALENESS = (0, 1, 2)
 DISK_MIB = 1500
 PAUSE_S = 4.0
 """A fault strikes at most so long after the run is well."""
+ROOM = 60
+"""Iterations that a run must have left to show how it recovers."""
+MISSES = 5
+"""Strikes in a row that may hit nothing."""
+MINUTES, LAST_MINUTES = 90.0, 8.0
 
 
 def main() -> None:
     """Strike, check and write."""
+    options = _options()
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        # Ray looks once, when it is imported.
+        token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+        os.execve(sys.executable, sys.orig_argv, os.environ | token)
+    schedule = options.kinds or schedule_of(options.faults, options.seed)
+    chaos = Chaos(
+        deque(schedule),
+        options.iterations,
+        random.Random(options.seed),
+        options.staleness,
+        options.minutes,
+    )
+    try:
+        chaos.play()
+    finally:
+        game = {"queries": QUERIES, "answers": ANSWERS, "staleness": options.staleness}
+        results = {"seed": options.seed, "game": game} | chaos.results()
+        measure.write(options.out, results)
+    if not is_sound(results):
+        sys.exit(1)
+
+
+def _options() -> argparse.Namespace:
     parser = measure.parser(__doc__)
     parser.add_argument("--faults", type=int, default=102)
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, help="these, in this order, instead")
     parser.add_argument("--iterations", type=int, default=ITERATIONS)
+    parser.add_argument("--staleness", type=int, nargs="+", default=STALENESS, help="by turns")
+    parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    schedule = schedule_of(options.faults, options.seed)
-    game = {"queries": QUERIES, "answers": ANSWERS, "staleness": STALENESS}
-    results: dict[str, Any] = {"seed": options.seed, "game": game}
-    results |= played(schedule, options.iterations, random.Random(options.seed))
-    measure.write(measure.RESULTS / "chaos.json", results)
-    whole = results["iterations_done"] == results["iterations_asked"]
-    if results["violations"] or results["groups_lost"] or results["groups_doubled"] or not whole:
-        sys.exit(1)
+    parser.add_argument("--out", type=Path, default=measure.RESULTS / "chaos.json")
+    return parser.parse_args()
 
 
 def schedule_of(faults: int, seed: int) -> list[str]:
@@ -71,55 +101,103 @@ def schedule_of(faults: int, seed: int) -> list[str]:
     return [whole[i % len(whole)] for i in range(faults)]
 
 
-def played(schedule: list[str], iterations: int, chance: random.Random) -> dict[str, Any]:
-    """Play runs until all faults have struck; return what came of it."""
-    seconds: dict[str, list[float]] = defaultdict(list)
-    runs: list[dict[str, Any]] = []
-    model = build(0, Path("runs/base-models"))
-    left = deque(schedule)
-    started = time.monotonic()
-    violations: list[str] = []
-    with running_head() as head, disk() as folder, scratch() as logs:
-        os.environ.update(head.environment, RAY_AUTH_MODE="token", RAY_ADDRESS=head.gcs)
-        mounted = os.path.ismount(folder)
-        if not mounted and "disk_full" in left:
-            sys.exit("a full disk needs a disk of its own: run this as root")
-        while left and not violations:
-            number = len(runs)
-            staleness = STALENESS[number % len(STALENESS)]
-            config = config_of(folder / f"run-{number}", model, staleness, iterations)
-            log = logs / f"run-{number}.log"
-            struck: list[str] = []
-            with Stage(head, config, chance, log) as stage:
+@dataclass
+class Chaos:
+    """Runs and their faults, and what has come of them until now; `left` are yet to strike."""
+
+    left: deque[str]
+    iterations: int
+    chance: random.Random
+    staleness: Sequence[int] = STALENESS
+    """Of the runs, by turns."""
+    minutes: float = MINUTES
+    """All is over after so many, and in the last `LAST_MINUTES` nothing strikes any more."""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def passed(self) -> float:
+        """Minutes since the beginning."""
+        return (time.monotonic() - self.started) / 60
+
+    def play(self) -> None:
+        """Play runs until all faults have struck, one has done harm, or time is over."""
+        model = build(0, Path("runs/base-models"))
+        with two_nodes() as nodes, disk() as folder, scratch() as logs:
+            if not os.path.ismount(folder) and "disk_full" in self.left:
+                sys.exit("a full disk needs a disk of its own: run this as root")
+            while self._strikes and not self.violations:
+                number = len(self.runs)
+                staleness = self.staleness[number % len(self.staleness)]
+                run_dir = folder / f"run-{number}"
+                config = config_of(run_dir, model, staleness, self.iterations)
+                log = logs / f"run-{number}.log"
                 try:
-                    for kind, took in faults(stage, left, chance):
-                        struck.append(kind)
-                        seconds[kind].append(took)
-                        at = f"{(time.monotonic() - started) / 60:5.1f} min  run {number}"
-                        print(f"{at}  {kind:<16} {took:6.1f} s", flush=True)
-                    code = stage.wait_until_ended()
-                except (AssertionError, subprocess.TimeoutExpired) as error:
-                    # What has been seen until now is written all the same.
-                    told = log.read_text("utf-8")[-2000:]
-                    violations.append(f"run {number}, after {struck}: {error!r}; it said: {told}")
-                    break
-            runs.append(outcome(config.run_dir, staleness, iterations))
-            runs[-1]["drivers_ended"] = stage.ends
-            runs[-1]["violations"] += ends_without_cause(struck, stage.ends, code)
-            print(f"run {number}: {runs[-1]}", flush=True)
-            shutil.rmtree(config.run_dir)
-    results = summed_up(runs, seconds)
-    results["violations"] += violations
-    return results | {"minutes": (time.monotonic() - started) / 60}
+                    self._run(nodes, config, log)
+                except Exception as error:  # noqa: BLE001 (what has been seen is written all the same)
+                    told = log.read_text("utf-8", "replace")[-3000:] if log.is_file() else ""
+                    self.violations.append(f"run {number}: {error!r}; it said: {told}")
+                    return
+                shutil.rmtree(run_dir)
+
+    @property
+    def _strikes(self) -> bool:
+        return bool(self.left) and self.passed < self.minutes - LAST_MINUTES
+
+    def _run(self, nodes: Nodes, config: RunConfig, log: Path) -> None:
+        """One run, to its end."""
+        ends_at = self.started + 60 * self.minutes
+        with Stage(nodes, config, self.chance, log, ends_at) as stage:
+            self._strike(stage)
+            code = stage.wait_until_ended()
+        run = outcome(config)
+        run |= {"struck": stage.blows, "drivers_ended": stage.ends}
+        run["violations"] += ends_without_cause(stage.blows, stage.ends, code)
+        self.runs.append(run)
+        self.violations += run["violations"]
+        print(f"run {len(self.runs) - 1}: {run}", flush=True)
+
+    def _strike(self, stage: Stage) -> None:
+        """Strike with those that are left, one by one, while the run has room for it."""
+        misses = 0
+        while self._strikes and stage.becomes_well([]):
+            time.sleep(self.chance.uniform(0, PAUSE_S))
+            if not stage.plays_on(ROOM):
+                return
+            kind = self.left[0]
+            took = seconds_to_recover(stage, kind)
+            if took is not None:
+                misses = 0
+                self.seconds.setdefault(self.left.popleft(), []).append(took)
+                at = f"{self.passed:5.1f} min  run {len(self.runs)}"
+                print(f"{at}  {stage.trained:3}  {kind:<16} {took:6.1f} s", flush=True)
+            elif (misses := misses + 1) >= MISSES:
+                raise NotWellError(f"{misses} strikes of {kind} in a row have hit nothing")
+
+    def results(self) -> dict[str, Any]:
+        """The figures of all runs that have ended, and of all faults they have survived."""
+        keys = ("iterations_asked", "iterations_done", "groups_lost", "groups_doubled")
+        return {
+            "faults": {kind: len(took) for kind, took in sorted(self.seconds.items())},
+            **{key: sum(run[key] for run in self.runs) for key in keys},
+            "violations": self.violations,
+            "not_struck": len(self.left),
+            "seconds_to_recover": {
+                kind: {"median": statistics.median(took), "max": max(took), "samples": took}
+                for kind, took in sorted(self.seconds.items())
+            },
+            "runs": self.runs,
+            "minutes": self.passed,
+        }
 
 
-def faults(stage: Stage, left: deque[str], chance: random.Random) -> Iterator[tuple[str, float]]:
-    """Strike with those that are left, one by one, until the run has ended: each kind, and the
-    seconds it took the run to be well."""
-    while left and stage.is_well_after(chance.uniform(0, PAUSE_S)):
-        took = KINDS[left[0]].strike(stage)
-        if took is not None:
-            yield left.popleft(), took
+def is_sound(results: dict[str, Any]) -> bool:
+    """Whether all have struck, and nothing is lost, doubled or otherwise wrong."""
+    wrong = ("violations", "not_struck", "groups_lost", "groups_doubled")
+    whole = results["iterations_done"] == results["iterations_asked"]
+    return whole and not any(results[key] for key in wrong)
 
 
 def ends_without_cause(struck: list[str], ends: list[int], code: int) -> list[str]:
@@ -133,7 +211,7 @@ def ends_without_cause(struck: list[str], ends: list[int], code: int) -> list[st
 def config_of(run_dir: Path, model: Path, staleness: int, iterations: int) -> RunConfig:
     """The quickstart's game, smaller, with deadlines that fit it and no end of restarts."""
     fleets = ("rollout", "rewards.quality.fleet", "rewards.parts.0.fleet")
-    patient = [f"{fleet}.{key}" for fleet in fleets for key in ("restarts=1000", "silence_s=10")]
+    patient = [f"{fleet}.{key}" for fleet in fleets for key in ("restarts=1000", "silence_s=6")]
     return load(
         Path("configs/quickstart.yaml"),
         [
@@ -147,43 +225,28 @@ def config_of(run_dir: Path, model: Path, staleness: int, iterations: int) -> Ru
             "heldout=null",
             "rollout.replicas=2",
             "checkpoint.every=10",
-            "learner.step_deadline_s=40",
+            "learner.step_deadline_s=20",
             "faults.learner_losses=1000",
             *patient,
         ],
     )
 
 
-def outcome(run_dir: Path, staleness: int, iterations: int) -> dict[str, Any]:
+def outcome(config: RunConfig) -> dict[str, Any]:
     """What a run that has ended has to show."""
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    lost, doubled = counted_groups(run_dir, queries=QUERIES)
-    violations = check_ledger(run_dir, answers=ANSWERS, staleness=staleness)
-    kept = set(Ledger(run_dir).read(["iteration"])["iteration"].to_pylist())
-    if kept != set(range(iterations)):
-        violations.append(f"the ledger holds {len(kept)} iterations of {iterations}")
+    lines = (config.run_dir / "metrics.jsonl").read_text().splitlines()
+    lost, doubled = counted_groups(config.run_dir, queries=QUERIES)
+    violations = check_ledger(config.run_dir, answers=ANSWERS, staleness=config.staleness)
+    kept = set(Ledger(config.run_dir).read(["iteration"])["iteration"].to_pylist())
+    if kept != set(range(config.iterations)):
+        violations.append(f"the ledger holds {len(kept)} iterations of {config.iterations}")
     return {
-        "staleness": staleness,
-        "iterations_asked": iterations,
+        "staleness": config.staleness,
+        "iterations_asked": config.iterations,
         "iterations_done": len({json.loads(line)["iteration"] for line in lines}),
         "groups_lost": lost,
         "groups_doubled": doubled,
         "violations": violations,
-    }
-
-
-def summed_up(runs: list[dict[str, Any]], seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """The figures of all runs together."""
-    keys = ("iterations_asked", "iterations_done", "groups_lost", "groups_doubled")
-    return {
-        "faults": {kind: len(took) for kind, took in sorted(seconds.items())},
-        **{key: sum(run[key] for run in runs) for key in keys},
-        "violations": [said for run in runs for said in run["violations"]],
-        "seconds_to_recover": {
-            kind: {"median": statistics.median(took), "max": max(took), "samples": took}
-            for kind, took in sorted(seconds.items())
-        },
-        "runs": runs,
     }
 
 

@@ -86,16 +86,28 @@ def started(home: Path, environment: dict[str, str]) -> Iterator[Head | None]:
 
 @contextlib.contextmanager
 def joined(head: Head, gcs: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """A second node, which finds the head at `gcs`, or at the head's own address."""
+    """A second node, which finds the head at `gcs`, or at the head's own address.
+
+    It has joined when this gives it.
+    """
+    # A head shows its token by itself, a node that joins only where it is told to.
+    environment = head.environment | {"RAY_AUTH_MODE": "token"}
+    before = alive(head.address)
+    for _ in range(START_TRIES):
+        command = [f"--address={gcs or head.gcs}", "--num-cpus=2", *_ports_of_a_node()]
+        with node(command, environment) as process:
+            until(lambda: alive(head.address) - before or process.poll() is not None)
+            if alive(head.address) - before and process.poll() is None:
+                yield process
+                return
+    raise RuntimeError(f"no second node has joined in {START_TRIES} tries")
+
+
+def _ports_of_a_node() -> list[str]:
     names = "dashboard-agent-listen-port dashboard-agent-grpc-port runtime-env-agent-port"
     names += " metrics-export-port node-manager-port object-manager-port"
-    ports = dict(zip(names.split(), free_ports(6), strict=True))
-    command = [
-        f"--address={gcs or head.gcs}",
-        *(f"--{name}={port}" for name, port in ports.items()),
-    ]
-    with node([*command, "--num-cpus=2"], head.environment) as process:
-        yield process
+    ports = zip(names.split(), free_ports(6), strict=True)
+    return [f"--{name}={port}" for name, port in ports]
 
 
 @contextlib.contextmanager
@@ -120,20 +132,25 @@ def node(arguments: list[str], environment: dict[str, str]) -> Iterator[subproce
 
 def answers(address: str, process: subprocess.Popen[bytes]) -> bool:
     """Wait until a head takes jobs; False where it ends, or time does."""
+    came = until(lambda: bool(alive(address)) or process.poll() is not None)
+    return came and process.poll() is None
+
+
+def alive(address: str) -> set[str]:
+    """The ids of the nodes that live, of the head whose dashboard is there; none while it does not
+    answer."""
     bearer = {"Authorization": f"Bearer {TOKEN}"}
-
-    def nodes() -> bool:
-        with contextlib.suppress(requests.ConnectionError):
-            reply = requests.get(f"{address}/nodes?view=summary", headers=bearer, timeout=30)
-            return reply.ok and bool(reply.json()["data"]["summary"])
-        return False
-
-    return until(lambda: nodes() or process.poll() is not None) and process.poll() is None
+    with contextlib.suppress(requests.RequestException):
+        reply = requests.get(f"{address}/nodes?view=summary", headers=bearer, timeout=30)
+        if reply.ok:
+            nodes = (row["raylet"] for row in reply.json()["data"]["summary"])
+            return {node["nodeId"] for node in nodes if node.get("state") == "ALIVE"}
+    return set()
 
 
-def until(condition: Callable[[], bool]) -> bool:
+def until(condition: Callable[[], object]) -> bool:
     """Wait until a condition holds; False where it does not in time."""
     deadline = time.monotonic() + START_DEADLINE_S
     while not (held := condition()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    return held
+    return bool(held)

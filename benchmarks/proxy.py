@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that holds back what passes: latency on a network that has none."""
+"""A TCP proxy on this machine that holds back what passes: latency on a network that has none."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ CHUNK = 1 << 16
 class Proxy:
     """Passes connections on to `target`, each piece of data `delay_s` later than it came."""
 
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = host, int(port)
+    def __init__(self, target: str, host: str = "127.0.0.1") -> None:
+        """Listen at `host`, on a free port."""
+        at, _, port = target.rpartition(":")
+        self._target = at, int(port)
         self.delay_s = 0.0
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._server.getsockname()[1]}"
+        self._server = socket.create_server((host, 0))
+        self.address = f"{host}:{self._server.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:

@@ -45,7 +45,8 @@ def check_ledger(
     Challenger's baseline is. Iterations follow each
     other from 0, a query stands once in the whole run, an admitted one has G answers and a
     rejected one none, advantages are those of the rewards, no text is newer than the weights that
-    it trained or more than k versions older.
+    it trained or more than k versions older: both bounds rise by one with each iteration, so that
+    versions are monotone as far as k lets them be.
     """
     rows: dict[int, list[Row]] = defaultdict(list)
     for row in Ledger(run_dir).read(COLUMNS).to_pylist():
@@ -67,11 +68,13 @@ def check_ledger(
 
 
 def counted_groups(run_dir: Path, *, queries: int) -> tuple[int, int]:
-    """Groups that are missing of the `queries` (N) of each iteration up to the last, and those that
-    stand there more than once."""
+    """Groups that are missing of the `queries` (N) of each iteration up to the last, and how often
+    any stands there again, in its own iteration or in another."""
     rows = Ledger(run_dir).read(["iteration", "group_id", "role", "reward", "admitted"]).to_pylist()
-    played = Counter((row["iteration"], row["group_id"]) for row in _played(rows))
-    of_each = Counter(iteration for iteration, _ in played)
+    played = Counter(row["group_id"] for row in _played(rows))
+    of_each = Counter(
+        iteration for iteration, _ in {(row["iteration"], row["group_id"]) for row in _played(rows)}
+    )
     iterations = range(max(of_each, default=-1) + 1)
     lost = sum(max(0, queries - of_each[iteration]) for iteration in iterations)
     return lost, sum(count - 1 for count in played.values())

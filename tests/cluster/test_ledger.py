@@ -181,3 +181,9 @@ def test_a_run_directory_that_is_gone_is_not_made_anew(tmp_path):
     with pytest.raises(UserError, match=r"000000\.parquet cannot be written.*No such file"):
         Ledger(tmp_path / "gone").write(0, groups, [], Outcome([np.zeros(0)], np.array([0.0])))
     assert not (tmp_path / "gone").exists()
+
+
+def test_the_audit_sees_a_group_that_two_iterations_trained(run_dir):
+    n = make_config().queries
+    change(run_dir, 3, 0, group_id="000002-0001-000")
+    assert counted_groups(run_dir, queries=n) == (0, 1)

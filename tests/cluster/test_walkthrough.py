@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import requests
 
-from benchmarks.local_cluster import Head, free_ports, joined, running_head
+from benchmarks.local_cluster import Head, alive, free_ports, joined, running_head
 from cluster.audit import check_ledger
 from cluster.claim import living_driver
 from tests.cluster.dashboards import DEPLOY, Question, alert_questions, dashboard_questions
@@ -143,6 +143,7 @@ def test_the_walk_of_the_documentation(model: Path, tmp_path: Path, debian_progr
         joined(head),
         prometheus(program, tmp_path, discovery) as watcher,
     ):
+        assert len(alive(head.address)) == 2
         walk = Walk(head, run_dir, settings)
         submit = "configs/quickstart.yaml run_dir=$PWD/runs/walk metrics.discovery_port=9400"
         walk.types(f"selfplay submit --detach {submit}")
