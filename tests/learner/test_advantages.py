@@ -19,6 +19,8 @@ from learner.advantages import (
     quality_scores,
     solver_rewards,
 )
+from learner.group import _result as result_of
+from learner.rank import RankReport
 from tests.learner.games import LSP, group, run_config
 
 
@@ -185,3 +187,15 @@ def test_tasks_count_only_where_the_configuration_says_so():
     assert assembly.tasks_of(groups, run_config()) is None
     per_task = run_config(challenger={"reward": "minus_v", "baseline": "task"})
     assert assembly.tasks_of(groups, per_task) == [g.query.task for g in groups]
+
+
+@pytest.mark.parametrize(("alpha", "trained"), [(0.5, True), (0.0, False)])
+def test_a_query_that_is_not_trained_has_a_reward_and_no_advantage(alpha, trained):
+    groups = [group([1, 0], seed=1), group([1, 1], seed=2)]
+    config = run_config(challenger={"reward": "minus_v", "alpha": alpha})
+    report = RankReport({}, [], applied=True)
+    credit, places = credit_of(groups, config), assembly.slots(groups, config)
+    result = result_of([report], {}, {}, credit, places)
+    assert result.rewards_challenger.tolist() == [-0.5, -1.0]
+    expected = [0.25, -0.25] if trained else [math.nan, math.nan]
+    np.testing.assert_array_equal(result.advantages_challenger, expected)

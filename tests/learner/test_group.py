@@ -19,11 +19,9 @@ from cluster.missing import lacking_ranks
 from configs.errors import UserError
 from learner import group as group_module
 from learner.actor import LearnerRank
-from learner.advantages import Credit
-from learner.assembly import Slot
 from learner.errors import LearnerError
 from learner.group import LearnerGroup
-from learner.rank import Rank, RankReport
+from learner.rank import Rank
 from tests.learner.games import LSP, completion, group, run_config
 
 RTOL = 1e-4
@@ -198,18 +196,6 @@ def test_bfloat16_takes_about_the_step_of_float32_from_a_kl_of_zero(ray_session,
     assert metrics["bfloat16"]["kl_solver"] == metrics["bfloat16"]["kl_challenger"] == 0.0
     assert metrics["bfloat16"]["loss"] == pytest.approx(metrics["float32"]["loss"], rel=0.05)
     assert torch.cosine_similarity(changes["bfloat16"], changes["float32"], dim=0) > 0.9
-
-
-def test_a_query_that_is_not_trained_has_no_advantage():
-    report = RankReport({}, [], applied=True)
-    credit = Credit(
-        [np.ones(2)] * 2, np.array([1.0, 3.0]), [np.zeros(2)] * 2, np.array([-1.0, 1.0])
-    )
-    rng = np.random.default_rng(0)
-    places = [Slot(0, 0, completion(rng, 3)), Slot(1, None, completion(rng, 3))]
-    result = group_module._result([report], {}, {}, credit, places)
-    np.testing.assert_array_equal(result.advantages_challenger, [math.nan, 1.0])
-    np.testing.assert_array_equal(result.rewards_challenger, [1.0, 3.0])
 
 
 def test_a_rank_that_dies_is_the_loss_of_the_learner_whatever_the_others_say(
