@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -21,6 +22,7 @@ from cluster.autoscale import (
     Observation,
     decide,
 )
+from cluster.autoscaling import Autoscaler
 from configs.fleets import AutoscaleConfig, FleetConfig, RolloutConfig
 
 QUEUED = AutoscaleConfig(min=1, max=16, target=8)
@@ -223,3 +225,35 @@ def test_bounds_and_targets_that_make_no_sense_are_refused():
     with pytest.raises(ValidationError, match="learner may wait: set it below 1"):
         RolloutConfig(autoscale=AutoscaleConfig(max=2, target=8))
     assert FleetConfig(autoscale=QUEUED).autoscale == QUEUED
+
+
+class GivesUp:
+    """A fleet under too much load, whose newcomers are given up before the next observation."""
+
+    def __init__(self) -> None:
+        self.config = FleetConfig(autoscale=QUEUED)
+        self.target, self.call_seconds = 4, 0.0
+        self.unplaced: dict[str, str] = {}
+        self.asked: list[float] = []
+        self.time = 0.0
+
+    def serving(self) -> dict[str, None]:
+        return dict.fromkeys(["a", "b", "c", "d"])
+
+    def resize(self, size: int) -> None:
+        self.asked.append(self.time)
+        self.target = size
+
+
+def test_newcomers_that_were_given_up_are_not_asked_for_again_at_once():
+    fleet: Any = GivesUp()
+    scaler = Autoscaler({"judge": fleet}, 0, 0.0)
+    for step in range(1, 200):
+        fleet.time = step * EVERY_S
+        fleet.call_seconds += 4 * 40 * EVERY_S
+        scaler.observe(fleet.time, 0.0)
+        if step % 2:
+            fleet.target = 4
+    pauses = [b - a for a, b in itertools.pairwise(fleet.asked)]
+    assert len(pauses) >= 2
+    assert min(pauses) >= QUEUED.shrink_after_s
