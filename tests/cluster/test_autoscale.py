@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -180,6 +182,30 @@ def test_rollout_that_runs_ahead_settles_too(size, spread):
     life = live(WAITS, WAITING_OVERLAPPED, world, size=size, hours=6)
     assert 8 <= life.sizes[-1] <= 9
     assert life.turns <= 1
+
+
+def recorded() -> World:
+    """The waiting of a real run, which `waiting_trace.json` describes, again and again: what its
+    actors took for an iteration is shared by those that serve, all else takes as long as it did."""
+    trace = json.loads(Path(__file__).with_name("waiting_trace.json").read_text("utf-8"))
+
+    def waits(time: float, serving: int) -> float:
+        waited, whole = trace["seconds"][round(time / EVERY_S) % len(trace["seconds"])]
+        shared = waited * trace["rollout"] / serving
+        return shared / (shared + whole - waited)
+
+    return waits
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_on_a_recorded_run_a_fleet_settles(size):
+    """It waits for 66% of its time with one actor, and for a fifth with 8."""
+    life = live(WAITS, WAITING_IN_TURN, recorded(), size=size, hours=6)
+    assert 7 <= life.sizes[-1] <= 9
+    assert life.turns <= 1
+    assert life.decisions[-1][0] < 2 * 3600 if life.decisions else size == 8
+    waited = [recorded()(step * EVERY_S, life.sizes[-1]) for step in range(70)]
+    assert sum(waited) / 70 == pytest.approx(0.2, abs=0.04)
 
 
 def test_a_fleet_that_cannot_be_placed_is_not_asked_to_grow_further():
