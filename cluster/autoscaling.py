@@ -33,6 +33,16 @@ class _Watched:
     time: float
     call_seconds: float = 0.0
     memory: Memory = field(default_factory=Memory)
+    asked: int = 0
+    """The size it was last told to grow to."""
+    rests_until: float = 0.0
+    """No growth before: the last one has failed."""
+
+    def note_failed_growth(self, pause_s: float) -> None:
+        """Newcomers that cannot start are given up, and would be asked for again at once."""
+        if self.fleet.target < self.asked:
+            self.rests_until, self.memory = self.time + pause_s, Memory()
+        self.asked = 0
 
 
 class Autoscaler:
@@ -69,11 +79,15 @@ class Autoscaler:
         config = fleet.config.autoscale
         assert config is not None, "only such fleets are watched"
         watched.time = time
+        if fleet.target != watched.asked:
+            watched.note_failed_growth(config.shrink_after_s)
         seen = Observation(time, fleet.target, len(fleet.serving()), len(fleet.unplaced), measured)
         measure = self._waiting if name == ROLLOUT else QUEUE
         decision, watched.memory = decide(config, measure, seen, watched.memory)
-        if decision is None:
+        grows = decision is not None and decision.size > fleet.target
+        if decision is None or (grows and time < watched.rests_until):
             return
+        watched.asked = decision.size if grows else 0
         change = f"{fleet.target} → {decision.size} actors"
         log.info("autoscale: %s: %s, since %s", name, change, decision.reason)
         fleet.resize(decision.size)

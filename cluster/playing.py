@@ -31,6 +31,7 @@ from cluster.status import Status, status_of
 from cluster.trackers import Tracker
 from cluster.wiring import Wired
 from configs.errors import UserError
+from configs.fleets import AutoscaleConfig
 from configs.provenance import versions
 from configs.schema import RunConfig
 from evaluation.asking import Paced
@@ -159,6 +160,8 @@ class Playing:
             raise UserError(f"there is no fleet {unknown[0]}; there are {', '.join(fleets)}")
         if self.config.colocate and "rollout" in sizes:
             raise UserError("colocate is for one engine beside the learner: rollout has one size")
+        for name, size in sizes.items():
+            _check_bounds(name, size, fleets[name].config.autoscale)
         # The smallest first: a size that is refused is refused before anything is changed.
         for name in sorted(sizes, key=lambda name: sizes[name]):
             fleets[name].resize(sizes[name])
@@ -366,6 +369,16 @@ class Playing:
     def _report(self) -> None:
         if read_history(self.run_dir):
             write_report(self.run_dir)
+
+
+def _check_bounds(name: str, size: int, bounds: AutoscaleConfig | None) -> None:
+    """UserError for a size that the autoscaler would undo after the iteration in hand."""
+    if bounds is not None and not bounds.min <= size <= bounds.max:
+        raise UserError(
+            f"fleet {name} chooses its size between {bounds.min} and {bounds.max} (its section"
+            f" autoscale), and {size} would be undone: name one within, or submit the run again"
+            " with other bounds"
+        )
 
 
 def _greeting(config: RunConfig, iteration: int) -> str:

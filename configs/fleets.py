@@ -27,7 +27,7 @@ class AutoscaleConfig(Config):
     grow_after_s: float = Field(default=120.0, ge=0)
     """Seconds that the fleet must be too small without a break, since its last change, to grow."""
     shrink_after_s: float = Field(default=600.0, ge=0)
-    """The same for too large."""
+    """The same for too large; also the pause after a growth whose newcomers could not start."""
 
     @model_validator(mode="after")
     def _bounds_are_in_order(self) -> Self:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -21,6 +24,7 @@ from cluster.autoscale import (
     Observation,
     decide,
 )
+from cluster.autoscaling import Autoscaler
 from configs.fleets import AutoscaleConfig, FleetConfig, RolloutConfig
 
 QUEUED = AutoscaleConfig(min=1, max=16, target=8)
@@ -180,6 +184,30 @@ def test_rollout_that_runs_ahead_settles_too(size, spread):
     assert life.turns <= 1
 
 
+def recorded() -> World:
+    """The waiting of a real run, which `waiting_trace.json` describes, again and again: what its
+    actors took for an iteration is shared by those that serve, all else takes as long as it did."""
+    trace = json.loads(Path(__file__).with_name("waiting_trace.json").read_text("utf-8"))
+
+    def waits(time: float, serving: int) -> float:
+        waited, whole = trace["seconds"][round(time / EVERY_S) % len(trace["seconds"])]
+        shared = waited * trace["rollout"] / serving
+        return shared / (shared + whole - waited)
+
+    return waits
+
+
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_on_a_recorded_run_a_fleet_settles(size):
+    """It waits for 66% of its time with one actor, and for a fifth with 8."""
+    life = live(WAITS, WAITING_IN_TURN, recorded(), size=size, hours=6)
+    assert 7 <= life.sizes[-1] <= 9
+    assert life.turns <= 1
+    assert life.decisions[-1][0] < 2 * 3600 if life.decisions else size == 8
+    waited = [recorded()(step * EVERY_S, life.sizes[-1]) for step in range(70)]
+    assert sum(waited) / 70 == pytest.approx(0.2, abs=0.04)
+
+
 def test_a_fleet_that_cannot_be_placed_is_not_asked_to_grow_further():
     life = live(QUEUED, QUEUE, queue(lambda _: 128), size=2, hours=4, places=3)
     assert life.sizes[-1] == 4
@@ -223,3 +251,35 @@ def test_bounds_and_targets_that_make_no_sense_are_refused():
     with pytest.raises(ValidationError, match="learner may wait: set it below 1"):
         RolloutConfig(autoscale=AutoscaleConfig(max=2, target=8))
     assert FleetConfig(autoscale=QUEUED).autoscale == QUEUED
+
+
+class GivesUp:
+    """A fleet under too much load, whose newcomers are given up before the next observation."""
+
+    def __init__(self) -> None:
+        self.config = FleetConfig(autoscale=QUEUED)
+        self.target, self.call_seconds = 4, 0.0
+        self.unplaced: dict[str, str] = {}
+        self.asked: list[float] = []
+        self.time = 0.0
+
+    def serving(self) -> dict[str, None]:
+        return dict.fromkeys(["a", "b", "c", "d"])
+
+    def resize(self, size: int) -> None:
+        self.asked.append(self.time)
+        self.target = size
+
+
+def test_newcomers_that_were_given_up_are_not_asked_for_again_at_once():
+    fleet: Any = GivesUp()
+    scaler = Autoscaler({"judge": fleet}, 0, 0.0)
+    for step in range(1, 200):
+        fleet.time = step * EVERY_S
+        fleet.call_seconds += 4 * 40 * EVERY_S
+        scaler.observe(fleet.time, 0.0)
+        if step % 2:
+            fleet.target = 4
+    pauses = [b - a for a, b in itertools.pairwise(fleet.asked)]
+    assert len(pauses) >= 2
+    assert min(pauses) >= QUEUED.shrink_after_s

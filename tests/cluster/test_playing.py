@@ -17,6 +17,8 @@ from cluster.metrics import VERSION
 from cluster.playing import Playing
 from cluster.scraping import Scraped
 from cluster.status import status_text
+from configs.errors import UserError
+from configs.fleets import AutoscaleConfig
 from configs.load import load
 from tests.conftest import ROOT
 
@@ -91,3 +93,14 @@ def test_a_run_that_starts_says_what_it_awaits(world, playing):
     assert (first["iteration"], first["awaited"]) == (50, "its actors, which start")
     assert second["awaited"] == "the learner has no place: it asks for 1 GPU"
     assert "waits for   its actors, which start" in status_text(first)
+
+
+def test_a_size_that_the_autoscaler_would_undo_is_refused(world, playing):
+    bounds = AutoscaleConfig(min=2, max=4, target=8)
+    resized = []
+    fleet = SimpleNamespace(config=SimpleNamespace(autoscale=bounds), resize=resized.append)
+    world.wired.fleets["judge"] = fleet
+    for size in (1, 5):
+        with pytest.raises(UserError, match=f"judge chooses .* 2 and 4 .*, and {size} would"):
+            asyncio.run(playing._scale({"judge": size}))
+    assert not resized
