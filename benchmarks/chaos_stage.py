@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from configs.schema import RunConfig
 
 END_S = 60.0
 """Seconds a driver may take to end when it is asked to, or when its run has ended."""
-DEADLINE_S = 240.0
+DEADLINE_S = 420.0
 """A run that is not well so long after a fault has not survived it."""
 LOOK_EVERY_S = 0.5
 STATUS_S = 10.0
@@ -109,12 +108,12 @@ class Stage:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.driver.terminate()
-        try:
-            self.driver.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self.driver.kill()
-            self.driver.wait()
+        # psutil's, unlike the library's, does not take a signal to a process that has ended.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.driver.terminate()
+        _, late = psutil.wait_procs([self.driver], timeout=END_S)
+        for driver in late:
+            driver.kill()
 
     def begin(self) -> None:
         """Start the driver, or start it again: the same command continues the run."""
