@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ class Nodes:
         ray.init(
             address=head.gcs, namespace=NAMESPACE, log_to_driver=False, logging_level=logging.ERROR
         )
+        # Ray's own handler would end this process on the spot, and leave all others behind.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         # Nodes know each other by this address, and Ray puts it in the place of loopback's.
         self.proxy = Proxy(head.gcs, ray.util.get_node_ip_address())
         self._second = contextlib.ExitStack()
@@ -164,7 +167,7 @@ class Stage:
         pids = {process.pid for process in struck}
         while not self.ended:
             if (code := self.driver.poll()) is not None and not self.ended:
-                self.ends.append(code)
+                self.ends.append(int(code))
                 self.begin()
             # What costs least is looked at first: the run has but two cores.
             if self.trained > mark and not any(lives(one) for one in struck) and self._well(pids):
@@ -187,7 +190,7 @@ class Stage:
         """Wait until all iterations are played and the driver is gone; its exit code."""
         while self.becomes_well([]):
             pass
-        return self.driver.wait(END_S)
+        return int(self.driver.wait(END_S))
 
 
 def is_whole(status: dict[str, Any], struck: set[int]) -> bool:
