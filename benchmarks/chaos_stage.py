@@ -114,8 +114,7 @@ class Stage:
         # psutil's, unlike the library's, does not take a signal to a process that has ended.
         with contextlib.suppress(psutil.NoSuchProcess):
             self.driver.terminate()
-        _, late = psutil.wait_procs([self.driver], timeout=END_S)
-        for driver in late:
+        for driver in psutil.wait_procs([self.driver], timeout=END_S)[1]:
             driver.kill()
 
     def begin(self) -> None:

@@ -95,7 +95,11 @@ def joined(head: Head, gcs: str | None = None) -> Iterator[subprocess.Popen[byte
     before = alive(head.address)
     for _ in range(START_TRIES):
         command = [f"--address={gcs or head.gcs}", "--num-cpus=2", *_ports_of_a_node()]
-        with node(command, environment) as process:
+        # In the head's folder each would unpack a job's files over those that the other reads.
+        with (
+            tempfile.TemporaryDirectory(prefix="node-", ignore_cleanup_errors=True) as folder,
+            node([*command, f"--temp-dir={folder}"], environment) as process,
+        ):
             until(lambda: alive(head.address) - before or process.poll() is not None)
             if alive(head.address) - before and process.poll() is None:
                 yield process
