@@ -54,6 +54,8 @@ def played(
 ) -> list[int]:
     """Play a run in this process; return the restarts of the rollout fleet after each iteration."""
 
+    run_dir.mkdir()
+
     async def play() -> list[int]:
         wired = wire(config, str(model))
         restarts = []
@@ -227,6 +229,8 @@ def test_a_guard_takes_a_collapsing_run_back_and_it_goes_on_with_other_settings(
         # Within a few such steps queries repeat themselves up to their limit of 40 tokens.
         "learner.learning_rate=6e-3",
         "learner.warmup=4",
+        # Not so fast that a whole round is turned away before the guard has seen three.
+        "challenger.alpha=0.3",
         "challenger.rejected=worst",
         "learner.kl.coefficient=0",
         "checkpoint={every: 1, keep: 8, best: development.solved}",
