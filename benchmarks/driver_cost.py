@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import cProfile
-import gc
 import pstats
 import statistics
 import sysconfig
@@ -186,7 +185,6 @@ def make_config(members: int, queries: int, iterations: int) -> RunConfig:
 
 def measured() -> dict[str, Any]:
     """The driver's cost over small and large fleets and batches, and where it goes; printed."""
-    gc.freeze()  # As the driver does before it plays.
     cases = []
     for members, queries in CASES:
         figures = cost(members, queries, ITERATIONS).figures()
