@@ -267,9 +267,8 @@ class Playing:
         named = self.config.checkpoint.best
         # Looked up in every iteration, so that a wrong name is noticed in the first.
         value = figure(record.as_dict(), named, "checkpoint.best") if named is not None else None
-        if not (due or record.development):
-            value = None
-        better = value is not None and self._is_best(value)
+        measured = due or bool(record.development)
+        better = value is not None and measured and self._is_best(value)
         if due or better:
             await self._save(game)
         if value is not None and better:
