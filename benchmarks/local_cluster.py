@@ -56,8 +56,8 @@ def free_ports(n: int) -> list[int]:
 @contextlib.contextmanager
 def running_head() -> Iterator[Head]:
     """A head on loopback with token authentication."""
-    # Ray's sockets want a short path.
-    with tempfile.TemporaryDirectory(prefix="head-") as folder:
+    # Ray's sockets want a short path. The last of its processes may still write as it is emptied.
+    with tempfile.TemporaryDirectory(prefix="head-", ignore_cleanup_errors=True) as folder:
         home = Path(folder)
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text(TOKEN)

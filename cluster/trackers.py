@@ -150,6 +150,8 @@ class _Mlflow:
         # Else a server that has gone silent would hold the end of the run for many minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(MOST_WAIT_S))
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        # In the order of the iterations; threads of its file store race for a figure's first line.
+        os.environ.setdefault("MLFLOW_ASYNC_LOGGING_THREADPOOL_SIZE", "1")
         self._entities = _package("metrics.mlflow", "mlflow.entities", "mlflow-skinny")
         refusal = importlib.import_module("mlflow.exceptions").MlflowException
         try:

@@ -12,11 +12,9 @@ import pytest
 from configs.errors import UserError
 from evaluation.alpaca.config import AlpacaEvalConfig
 from evaluation.report import write_report
+from tests.evaluation.alpaca.contestants import ROWS, contestant, run
 from tests.evaluation.alpaca.judge_server import JudgeServer, completion, error
-from tests.evaluation.alpaca.test_evaluate import ROWS, contestant, no_hub, run
 from tests.evaluation.synthetic import make_run
-
-__all__ = ["no_hub"]
 
 KEY = "sk-planted-0123456789abcdef"
 
