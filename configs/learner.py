@@ -99,7 +99,7 @@ class PublishConfig(Config):
     """Size of one packed buffer."""
     deadline_s: float = Field(default=300.0, gt=0)
     """Seconds an engine may take over each call of a publish before it counts as hung and is
-    replaced. The transfer between GPUs itself has `learner.step_deadline_s`."""
+    replaced. Over nccl the transfer is aborted then, and its other engines are replaced too."""
     parity_tolerance: float = Field(default=0.05, gt=0)
     """Largest mean absolute difference, in nats per token, between the engine's and the
     learner's log-probabilities of the probe prompt."""

@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import math
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from configs.schema import RunConfig
+from learner.members_client import MembersClient
 from learner.weights import tensor_shapes
 
 if TYPE_CHECKING:
@@ -44,67 +43,6 @@ class Sender(Protocol):
     def shutdown(self) -> None:
         """Let go of the connection."""
         ...
-
-
-class MembersClient:
-    """The engines as one, with the four methods that vLLM's trainer engines call.
-
-    Each call goes to every member at once; the error of a late one names it.
-    """
-
-    def __init__(
-        self, members: Mapping[str, ActorHandle], tensor_parallel: int, deadline_s: float
-    ) -> None:
-        self.version = 0
-        self._members = dict(members)
-        self._tensor_parallel = tensor_parallel
-        self._deadline_s = deadline_s
-
-    @property
-    def world_size(self) -> int:
-        """Ranks of the NCCL group: the sender and each engine's tensor-parallel ranks."""
-        return 1 + len(self._members) * self._tensor_parallel
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Connect each member, at the rank of its own."""
-        infos = [self._for_member(i, init_info) for i in range(len(self._members))]
-        self._call("init_transfer", infos)
-
-    def start_weight_update(self) -> None:
-        """Let no engine step."""
-        self._call("start_update")
-
-    def update_weights(self, update_info: dict[str, Any] | list[dict[str, Any]]) -> None:
-        """Let each engine receive what the message describes."""
-        self._call("load_update", [update_info] * len(self._members))
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:  # noqa: ARG002
-        """Let the engines go on with the new weights, as `self.version`."""
-        self._call("finish_update", [self.version] * len(self._members))
-
-    def _for_member(self, index: int, init_info: dict[str, Any]) -> dict[str, Any]:
-        if "rank_offset" not in init_info:
-            return init_info
-        offset = init_info["rank_offset"] + index * self._tensor_parallel
-        return init_info | {"rank_offset": offset}
-
-    def _call(self, method: str, arguments: Sequence[Any] | None = None) -> None:
-        refs = {}
-        for i, (name, member) in enumerate(self._members.items()):
-            remote = getattr(member, method).remote
-            refs[name] = remote() if arguments is None else remote(arguments[i])
-        deadline = time.monotonic() + self._deadline_s
-        pending = list(refs.values())
-        while pending:
-            left = max(0.0, deadline - time.monotonic())
-            done, pending = ray.wait(pending, num_returns=1, timeout=left)
-            if not done:
-                names = [name for name, ref in refs.items() if ref in pending]
-                raise TimeoutError(
-                    f"publish: {names} have not answered {method} in {self._deadline_s} s"
-                )
-            # The first that fails ends the wait: the others may be blocked because of it.
-            _answer(done[0])
 
 
 def connect(
@@ -134,14 +72,6 @@ def connect(
 def _largest(shapes: Shapes, dtype: torch.dtype) -> int:
     """Bytes of the largest tensor: vLLM refuses one that its ipc buffer cannot hold whole."""
     return max(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
-
-
-def _answer(ref: ray.ObjectRef[Any]) -> None:
-    """Raise what a member's call raised, as it was raised there."""
-    try:
-        ray.get(ref)
-    except RayTaskError as error:
-        raise error.cause from error
 
 
 Tensors = Callable[[], Iterator[tuple[str, torch.Tensor]]]
@@ -218,6 +148,7 @@ class TrainerSender:
         info = _trainer_init_info(backend, rank, client.world_size, buffer_bytes)
         source = _weight_source(tensors, shapes, dtype)
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+        client.abort = lambda: abort(getattr(self._engine, "model_update_group", None))
 
     def send(self, version: int) -> None:
         """See `Sender`."""
@@ -249,6 +180,7 @@ class StaticSender:
         self._is_sender = rank == 0
         self._buffer_bytes = buffer_bytes
         self._group = self._open() if self._is_sender else None
+        client.abort = lambda: abort(self._group)
 
     def send(self, version: int) -> None:
         """See `Sender`."""
@@ -319,6 +251,17 @@ class StaticSender:
         ipc_engine.IPCWeightTransferEngine.trainer_send_weights(  # pyright: ignore
             self._tensors(), {"send_mode": deliver, "packed": False}
         )
+
+
+def abort(group: Any) -> None:
+    """End what a communicator of vLLM's is doing, from another thread than the one that waits.
+
+    Its broadcast on the GPU waits for every member, also for one that is dead. Nothing may be
+    enqueued on it from then on, which `disabled` sees to; vLLM's own `destroy` sets that too late.
+    """
+    if group is not None and not group.disabled:
+        group.disabled = True
+        group.nccl.ncclCommAbort(group.comm)
 
 
 def _has_trainer_factory() -> bool:

@@ -15,6 +15,8 @@ the same broadcast, and its receivers take the packing from each update, as 0.25
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
@@ -25,6 +27,7 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import ActorDiedError
 
 from configs.load import load
 from learner import vllm_trainer
@@ -42,13 +45,18 @@ GLOO_SECONDS = 20
 
 
 class GlooCommunicator:
-    """What vLLM's transfer uses of `PyNcclCommunicator`, over gloo."""
+    """What vLLM's transfer uses of `PyNcclCommunicator`, over gloo.
+
+    As with NCCL, a broadcast waits for a member that is dead until the communicator is aborted.
+    """
 
     def __init__(self, group: Any, device: Any) -> None:
         del device
         self.rank = group.rank
         self.sizes: list[int] = []
-        self.destroyed = False
+        self.destroyed = self.disabled = False
+        self.nccl, self.comm = SimpleNamespace(ncclCommAbort=self._abort), "comm"
+        self._aborted = threading.Event()
         store = dist.PrefixStore("gloo", group.store)
         self._gloo = dist.ProcessGroupGloo(
             store, group.rank, group.world_size, timedelta(seconds=GLOO_SECONDS)
@@ -56,10 +64,21 @@ class GlooCommunicator:
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
         assert not self.destroyed
+        if self.disabled:
+            return
         self.sizes.append(tensor.nbytes)
         options = dist.BroadcastOptions()
         options.rootRank = src
-        self._gloo.broadcast([tensor], options).wait()
+        try:
+            self._gloo.broadcast([tensor], options).wait()
+        except RuntimeError:  # gloo sees the loss, NCCL does not
+            if not self._aborted.wait(GLOO_SECONDS):
+                raise
+
+    def _abort(self, comm: str) -> None:
+        assert comm == "comm"
+        assert self.disabled, "the thread that waits would use it at once"
+        self._aborted.set()
 
     def destroy(self) -> None:
         self.destroyed = True
@@ -127,7 +146,7 @@ class Receiver:
             None, self.worker.vllm_config, torch.device("cpu"), self.model
         )
         self.groups: list[GlooCommunicator] = []
-        self.served = 0
+        self.served, self.dies = 0, False
 
     def init_transfer(self, info: dict[str, Any]) -> None:
         self.worker.renew_transfer(info)
@@ -137,7 +156,12 @@ class Receiver:
         self.worker.start_weight_update()
 
     def load_update(self, info: dict[str, Any]) -> None:
+        if self.dies:
+            os._exit(1)
         self.worker.update_weights(info)
+
+    def die_in_next_update(self) -> None:
+        self.dies = True
 
     def finish_update(self, version: int) -> None:
         self.worker.finish_weight_update()
@@ -227,7 +251,7 @@ def check_packed(sizes: list[int], model: Model) -> None:
     assert max(sizes) <= BUFFER + max(tensors)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def receivers(ray_session) -> Iterator[list[Any]]:
     """Three processes that can each be a receiver."""
     actor: Any = ray.remote(num_cpus=0)(Receiver)
@@ -237,11 +261,10 @@ def receivers(ray_session) -> Iterator[list[Any]]:
         ray.kill(receiver)
 
 
-@pytest.mark.parametrize("vllm_025", [False, True], ids=["trainer engine", "functions of 0.25"])
-def test_receivers_hold_the_senders_tensors_after_each_update(receivers, monkeypatch, vllm_025):
+@pytest.fixture
+def made(monkeypatch) -> list[GlooCommunicator]:
+    """The communicators of the sending end, as they are made."""
     replace_nccl(monkeypatch.setattr)
-    if vllm_025:
-        use_functions_of_025(monkeypatch)
     made: list[GlooCommunicator] = []
     init = GlooCommunicator.__init__
 
@@ -250,6 +273,20 @@ def test_receivers_hold_the_senders_tensors_after_each_update(receivers, monkeyp
         made.append(self)
 
     monkeypatch.setattr(GlooCommunicator, "__init__", noted)
+    return made
+
+
+either_vllm = pytest.mark.parametrize(
+    "vllm_025", [False, True], ids=["trainer engine", "functions of 0.25"]
+)
+
+
+@either_vllm
+def test_receivers_hold_the_senders_tensors_after_each_update(
+    receivers, made, monkeypatch, vllm_025
+):
+    if vllm_025:
+        use_functions_of_025(monkeypatch)
     ray.get([receiver.begin.remote(vllm_025) for receiver in receivers])
     x, y, z = receivers
     model = Model(seed=0)
@@ -274,3 +311,25 @@ def test_receivers_hold_the_senders_tensors_after_each_update(receivers, monkeyp
     assert connections == [[(1, False)], [(2, True), (1, False)], [(2, False)]]
 
     check_holds(x, at_version_2, 2)
+
+
+@either_vllm
+def test_a_member_that_dies_in_an_update_does_not_block_the_sender(
+    receivers, made, monkeypatch, vllm_025
+):
+    if vllm_025:
+        use_functions_of_025(monkeypatch)
+    ray.get([receiver.begin.remote(vllm_025) for receiver in receivers])
+    x, y, z = receivers
+    model = Model(seed=0)
+    learner = sending_end(model)
+    learner.send_weights(1, {"x": x, "y": y}, "nccl")
+    ray.get(x.die_in_next_update.remote())
+    train(model)
+    with pytest.raises(ActorDiedError):
+        learner.send_weights(2, {"x": x, "y": y}, "nccl")
+    # The fleet restarts y, which waits in the broadcast with half an update.
+    ray.kill(y)
+    learner.send_weights(2, {"z": z}, "nccl")
+    check_holds(z, model, 2)
+    assert [group.disabled for group in made] == [True, False]
