@@ -266,7 +266,8 @@ class VllmPublisher:
 
     A newcomer's weights come out of the learner, which must hold those published last. A transfer
     that breaks counts as the loss of all its members: those that did not cause it hold half an
-    update, and are blocked in the collective, which only the sender aborts. A member that died before is left out of it.
+    update, and are blocked in the collective, which only the sender aborts. A member that died
+    before is left out of it.
     """
 
     def __init__(
