@@ -12,17 +12,19 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
-from cluster.audit import check_ledger
-from cluster.ledger import Ledger
-from cluster.wiring import wire
+from cluster.audit import check_ledger, counted_groups
+from cluster.ledger import CHALLENGER, Ledger
+from cluster.record import IterationRecord
+from cluster.wiring import Wired, wire
 from configs.load import load
 from configs.schema import RunConfig
-from tests.cluster.whole_run import ANSWERS, ITERATIONS, Command, overrides
+from tests.cluster.whole_run import ANSWERS, ITERATIONS, QUERIES, Command, overrides
 
 
 def rows(run_dir: Path) -> dict[tuple, tuple]:
@@ -66,12 +68,17 @@ def played(
             async for record in game.play():
                 restarts.append(wired.fleets["rollout"].restarts)
                 if disturb is not None:
-                    disturb(wired, record.iteration)
+                    disturb(wired, record)
         finally:
             await wired.stop()
         return restarts
 
     return asyncio.run(play())
+
+
+def kill_soon(wired: Wired) -> None:
+    victim = next(iter(wired.fleets["rollout"].serving().values()))
+    asyncio.get_running_loop().call_later(0.05, lambda: ray.kill(victim))
 
 
 def test_two_rollout_actors_play_the_same_games_and_one_may_die(
@@ -81,11 +88,10 @@ def test_two_rollout_actors_play_the_same_games_and_one_may_die(
     alone = load(preset, [*overrides(model, tmp_path / "one"), "iterations=3"])
     played(alone, model, tmp_path / "one")
 
-    def kill_one(wired, iteration: int) -> None:
+    def kill_one(wired: Wired, record: IterationRecord) -> None:
         # The next round has begun: calls are in flight on both.
-        if iteration == 0:
-            victim = next(iter(wired.fleets["rollout"].serving().values()))
-            asyncio.get_running_loop().call_later(0.05, lambda: ray.kill(victim))
+        if record.iteration == 0:
+            kill_soon(wired)
 
     together = load(
         preset, [*overrides(model, tmp_path / "two"), "iterations=3", "rollout.replicas=2"]
@@ -94,6 +100,48 @@ def test_two_rollout_actors_play_the_same_games_and_one_may_die(
     assert restarts[-1] == 1
     assert_same_games(rows(tmp_path / "one"), rows(tmp_path / "two"))
     assert check_ledger(tmp_path / "two", answers=ANSWERS, staleness=0) == []
+
+
+def test_ahead_of_the_learner_on_data_and_queries_each_group_is_trained_once(
+    ray_session: None, model: Path, tmp_path: Path
+):
+    data = tmp_path / "rows.jsonl"
+    texts = (f"Please sort the letters {a} {b} ." for a in "vdwpt" for b in "kqsxz")
+    data.write_text("".join(json.dumps({"query": text}) + "\n" for text in texts))
+    run_dir = tmp_path / "run"
+    config = load(
+        Path("configs/quickstart.yaml"),
+        [
+            *overrides(model, run_dir),
+            *("iterations=8", "staleness=1", "rollout.replicas=2"),
+            f"source={{kind: mix, dataset: {{path: {data}}}}}",
+        ],
+    )
+    records: list[IterationRecord] = []
+
+    def kill_one(wired: Wired, record: IterationRecord) -> None:
+        records.append(record)
+        if record.iteration == 2:
+            kill_soon(wired)
+
+    restarts = played(config, model, run_dir, kill_one)
+    assert restarts[-1] == 1
+    assert check_ledger(run_dir, answers=ANSWERS, staleness=1) == []
+    assert counted_groups(run_dir, queries=QUERIES) == (0, 0)
+    of_data = [row["finish_reason"] == "dataset" for row in queries_of(run_dir)]
+    assert any(of_data)
+    assert not all(of_data)
+    stale = [record for record in records if record.staleness_max == 1]
+    assert stale, "nothing was generated ahead"
+    weights = [record.learner["importance_weight_mean"] for record in stale]
+    assert all(0.5 < weight < 2 for weight in weights)
+    assert any(abs(weight - 1) > 1e-4 for weight in weights), "the old policy's are not used"
+
+
+def queries_of(run_dir: Path) -> list[dict[str, Any]]:
+    """The ledger's rows of queries that were trained."""
+    table = Ledger(run_dir).read(["role", "finish_reason", "admitted"]).to_pylist()
+    return [row for row in table if row["role"] == CHALLENGER and row["admitted"]]
 
 
 # --- stop, crash and resume, by the command line ---
