@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 
 import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from cluster.claim import Announce
 from cluster.connection import connect
@@ -32,6 +33,12 @@ from configs.schema import RunConfig
 from learner.errors import LearnerError
 
 log = logging.getLogger(__name__)
+
+STORE_FULL = (ObjectStoreFullError, OutOfDiskError)
+STORE_REMEDY = (
+    "Ray's object store on a node is full, and so is the disk that it spills to: ray memory and df"
+    " show with what; free that, or start Ray there with a larger --object-store-memory"
+)
 
 
 class Lives:
@@ -141,6 +148,9 @@ class Lives:
         except Exception as error:
             # Whoever waited for the learner may have noticed its loss first.
             await playing.wired.learner.check(error)
+            if isinstance(error, STORE_FULL):
+                resume = f"selfplay resume {self._config.run_dir} goes on from the last checkpoint"
+                raise RunError(f"{STORE_REMEDY}; {resume}") from None
             raise
         finally:
             self._cleans_up = True

@@ -8,6 +8,8 @@ import urllib.request
 from types import SimpleNamespace
 
 import pytest
+import ray
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from cluster import lives
 from cluster.faults import RunError
@@ -141,3 +143,17 @@ def test_a_users_mistake_in_a_game_ends_the_run(monkeypatch, tmp_path):
     world.learner_is_lost = True
     with pytest.raises(UserError, match="disk"):
         world.play()
+
+
+@pytest.mark.parametrize("kind", [ObjectStoreFullError, OutOfDiskError])
+def test_a_full_object_store_ends_the_run_in_one_sentence(ray_session, monkeypatch, tmp_path, kind):
+    @ray.remote(num_cpus=0, max_retries=0)
+    def put() -> None:
+        raise kind("Failed to put 3 bytes")
+
+    with pytest.raises(kind) as full:
+        ray.get(put.remote())
+    world = World(monkeypatch, tmp_path, ("game", full.value))
+    with pytest.raises(RunError, match=f"store on a node is full.*resume {tmp_path}") as ended:
+        world.play()
+    assert ended.value.__cause__ is None, "its traceback would be printed"
