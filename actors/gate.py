@@ -149,14 +149,20 @@ def template_markers(prompt: PromptFile) -> list[str]:
     """Return what stands right before and after the template slot and looks like a marker: the
     words beside it in its line, or the whole lines above and below.
 
-    A marker begins and ends with punctuation, as `<start>` or `---` do: plain words could well
-    stand in a query.
+    A marker begins and ends with punctuation, as `<start>` or, on a line of its own, `---` do:
+    plain words could well stand in a query, and so could the end of a quotation beside the slot.
     """
-    around: list[str] = []
+    lines: list[str] = []
+    words: list[str] = []
     pieces = prompt.text.split("{{template}}")
     for before, after in pairwise(pieces):
         *above, beside = before.split("\n")
-        around += beside.split()[-1:] or [line.strip() for line in above[-1:]]
+        words += beside.split()[-1:]
+        lines += [] if beside.split() else [line.strip() for line in above[-1:]]
         beside, *below = after.split("\n")
-        around += beside.split()[:1] or [line.strip() for line in below[:1]]
-    return [text for text in around if re.fullmatch(r"[^\w\s].*[^\w\s]", text)]
+        words += beside.split()[:1]
+        lines += [] if beside.split() else [line.strip() for line in below[:1]]
+    return [
+        *(text for text in lines if re.fullmatch(r"[^\w\s].*[^\w\s]", text)),
+        *(text for text in words if re.fullmatch(r"[^\w\s].*\w.*[^\w\s]", text)),
+    ]

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import os
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,27 +41,27 @@ class ControlActor:
     """Between the driver and whoever asks; it knows nothing of what is asked."""
 
     def __init__(self) -> None:
-        self._numbers = itertools.count()
-        self._questions: asyncio.Queue[tuple[int, str, dict[str, Any]]] = asyncio.Queue()
-        self._answers: dict[int, asyncio.Future[tuple[bool, Any]]] = {}
+        self._questions: asyncio.Queue[tuple[str, str, dict[str, Any]]] = asyncio.Queue()
+        self._answers: dict[str, asyncio.Future[tuple[bool, Any]]] = {}
 
     async def ask(self, what: str, arguments: dict[str, Any]) -> tuple[bool, Any]:
         """Have the driver do `what`; (True, its answer) or (False, a sentence for the user)."""
-        number = next(self._numbers)
-        answer = self._answers[number] = asyncio.get_running_loop().create_future()
-        await self._questions.put((number, what, arguments))
+        # No number: an actor that starts again must not take an old answer for a new one.
+        mark = uuid.uuid4().hex
+        answer = self._answers[mark] = asyncio.get_running_loop().create_future()
+        await self._questions.put((mark, what, arguments))
         try:
             return await answer
         finally:
-            del self._answers[number]
+            del self._answers[mark]
 
-    async def next(self) -> tuple[int, str, dict[str, Any]]:
-        """The next question: its number, what, and the arguments. For the driver."""
+    async def next(self) -> tuple[str, str, dict[str, Any]]:
+        """The next question: its mark, what, and the arguments. For the driver."""
         return await self._questions.get()
 
-    async def answer(self, number: int, good: bool, content: Any) -> None:
+    async def answer(self, mark: str, good: bool, content: Any) -> None:
         """Answer a question, unless nobody waits for it any more. For the driver."""
-        future = self._answers.get(number)
+        future = self._answers.get(mark)
         if future is not None and not future.done():
             future.set_result((good, content))
 
@@ -90,6 +90,8 @@ class Control:
             num_cpus=0,
             max_concurrency=MOST_QUESTIONS,
             max_restarts=-1,
+            # A question to an actor that starts again is asked again.
+            max_task_retries=-1,
             # Elsewhere it would be lost with a node that the run can do without.
             scheduling_strategy=NodeAffinitySchedulingStrategy(here, soft=False),
         ).remote()
@@ -107,8 +109,8 @@ class Control:
     async def _serve(self) -> None:
         while True:
             try:
-                number, what, arguments = await self._actor.next.remote()
-                await self._actor.answer.remote(number, *await self._answered(what, arguments))
+                mark, what, arguments = await self._actor.next.remote()
+                await self._actor.answer.remote(mark, *await self._answered(what, arguments))
             except RayActorError as error:
                 log.warning("control: its actor is lost and starts again: %s", error)
                 await asyncio.sleep(RESTART_S)

@@ -62,7 +62,7 @@ class Fleet:
         self.target = config.replicas
         """How many members there are to be, those that leave not counted."""
         self.weights = asyncio.Lock()
-        self.restarts = 0
+        self.restarts = self._counted = 0
         self.call_seconds = 0.0
         """Seconds that calls took, their waits included, added up; those of unfinished ones not."""
         self.waiting = 0
@@ -165,11 +165,12 @@ class Fleet:
         serving = (seat for seat in self._seats if seat.member.state is State.SERVING)
         return {seat.member.name: seat.handle for seat in serving if seat.handle is not None}
 
-    def replace(self, name: str, cause: str) -> None:
-        """Restart a member that its user has found to be of no use; one that leaves is ended."""
+    def replace(self, name: str, cause: str, *, counts: bool = True) -> None:
+        """Restart a member that its user has found to be of no use; one that leaves is ended. What
+        `counts` not towards `config.restarts` was lost together with another."""
         for seat in self._seats:
             if seat.member.name == name and seat.member.state in AT_WORK:
-                self._lose(seat, seat.member, cause)
+                self._lose(seat, seat.member, cause, counts=counts)
 
     def note_version(self, version: int, names: Iterable[str]) -> None:
         """A publish has brought these members to `version`; who catches up from now on has it."""
@@ -333,7 +334,7 @@ class Fleet:
 
     # --- dying ---
 
-    def _lose(self, seat: Seat, member: Member, cause: str) -> None:
+    def _lose(self, seat: Seat, member: Member, cause: str, *, counts: bool = True) -> None:
         """A call to `member` found it dead or hung; later calls that find the same do nothing."""
         known = seat.member.state in (State.DEAD, State.GONE)
         if known or seat.member.incarnation != member.incarnation:
@@ -345,21 +346,20 @@ class Fleet:
         if seat.member.state is State.GONE:
             self._forget(seat)
         elif seat.served:
-            self._restart(seat, cause)
+            self._restart(seat, cause, counts=counts)
         else:
             self._start_again(seat, cause)
 
-    def _restart(self, seat: Seat, cause: str) -> None:
+    def _restart(self, seat: Seat, cause: str, *, counts: bool) -> None:
         self._first_cause = self._first_cause or f"{seat.member.name}: {cause}"
-        if self.restarts >= self.config.restarts:
+        if counts and self._counted >= self.config.restarts:
             seat.member = seat.member.after(Event.GIVE_UP)
-            fault = (
-                f"fleet {self.name} has used up its {self.config.restarts} restarts"
-                f" ({self.name}.restarts); first lost was {self._first_cause}"
-            )
-            self._fail(RunError(fault))
+            used_up = f"fleet {self.name} has used up its {self.config.restarts} restarts"
+            cause = f"({self.name}.restarts); first lost was {self._first_cause}"
+            self._fail(RunError(f"{used_up} {cause}"))
             return
         self.restarts += 1
+        self._counted += counts
         seat.member = seat.member.after(Event.RESTART)
         self._begin(seat)
 

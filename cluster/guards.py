@@ -6,15 +6,22 @@ again stands where it stood.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.round import BAD_LOSS, NONE_ADMITTED
 from configs.errors import UserError
 from configs.guards import GuardConfig
+from rewards.reward import NAN_REWARD, NO_VERDICT
 
-COUNTS = ("rejected", "dropped")
-"""Sections that count what happened in the iteration: what is not there happened no time."""
+COUNTS = {
+    "rejected": r"empty|cut_off|echo|duplicate|too_long|task_\w+|unsafe_\w+",
+    "dropped": "|".join((NAN_REWARD, NO_VERDICT, NONE_ADMITTED, BAD_LOSS)),
+}
+"""Sections that count what happened in the iteration, with the names that they can have: what is
+not there happened no time."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,9 @@ def figure(row: Mapping[str, Any], metric: str, key: str) -> float | None:
         if inner in value:
             return value[inner]
         if name in COUNTS:
-            return 0.0
+            if re.fullmatch(COUNTS[name], inner):
+                return 0.0
+            raise UserError(f"{key}: {name} counts {COUNTS[name].replace('|', ', ')}, no {inner!r}")
         if not value:  # as `development` is where it was not measured
             return None
     found = ", ".join(f"{name}.{one}" for one in value) if isinstance(value, dict) else name

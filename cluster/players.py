@@ -79,8 +79,12 @@ class Policy:
         members = self.fleet.serving()
         report = await self.publisher.publish(version, members)
         self.fleet.note_version(version, members.keys() - report.lost.keys())
+        causes = set[str]()
         for name, cause in report.lost.items():
-            self.fleet.replace(name, f"publish of version {version}: {cause}")
+            told = f"publish of version {version}: {cause}"
+            # A transfer that breaks takes every engine of the fleet with it.
+            self.fleet.replace(name, told, counts=cause not in causes)
+            causes.add(cause)
         return max(report.parity.values(), default=math.nan)
 
     async def _sleep(self, asleep: bool) -> None:

@@ -201,18 +201,14 @@ def trained_rows(places: Sequence[Slot], credit: Credit, config: RunConfig) -> l
 def reward_metrics(rewards: Sequence[Floats], credit: Credit) -> dict[str, float]:
     """Return means of R and of both roles' rewards, and the spread of their advantages."""
     asked = credit.rewards_challenger[~np.isnan(credit.rewards_challenger)]
-    metrics = {
+    trained = credit.advantages_challenger[~np.isnan(credit.advantages_challenger)]
+    return {
         "value_mean": _mean(np.concatenate([np.zeros(0), *rewards])),
         "reward_solver_mean": _mean(np.concatenate([np.zeros(0), *credit.rewards_solver])),
         "advantage_solver_std": _std(np.concatenate([np.zeros(0), *credit.advantages_solver])),
+        "reward_challenger_mean": _mean(asked),
+        "advantage_challenger_std": _std(trained),
     }
-    if asked.size:
-        trained = credit.advantages_challenger[~np.isnan(credit.advantages_challenger)]
-        metrics |= {
-            "reward_challenger_mean": _mean(asked),
-            "advantage_challenger_std": _std(trained),
-        }
-    return metrics
 
 
 def _advantage(slot: Slot, credit: Credit) -> float:

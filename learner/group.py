@@ -288,7 +288,7 @@ class LearnerGroup:
                 LOG.warning("%s", self.unplaced)
             await placing
         except LearnerError as error:
-            raise LearnerError(f"{error}; {self.unplaced}") from error
+            raise LearnerError("; ".join(filter(None, [str(error), self.unplaced]))) from error
         finally:
             placing.cancel()
             self.unplaced = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -27,6 +28,7 @@ class MembersClient:
         self._tensor_parallel = tensor_parallel
         self._deadline_s = deadline_s
         self.abort: Callable[[], None] = lambda: None
+        self._failure: Exception | None = None
 
     @property
     def world_size(self) -> int:
@@ -64,7 +66,26 @@ class MembersClient:
         offset = init_info["rank_offset"] + index * self._tensor_parallel
         return init_info | {"rank_offset": offset}
 
+    @contextlib.contextmanager
+    def causes(self) -> Iterator[None]:
+        """Raise an engine's failure where the sender has met something that follows from it: one
+        that never comes to the meeting point is a timeout of the store there."""
+        self._failure = None
+        try:
+            yield
+        except Exception as error:
+            if self._failure is None or self._failure is error:
+                raise
+            raise self._failure from error
+
     def _call(self, method: str, arguments: Sequence[Any] | None = None) -> None:
+        try:
+            self._await(method, arguments)
+        except Exception as error:
+            self._failure = error
+            raise
+
+    def _await(self, method: str, arguments: Sequence[Any] | None) -> None:
         refs = {}
         for i, (name, member) in enumerate(self._members.items()):
             remote = getattr(member, method).remote

@@ -65,8 +65,9 @@ def connect(
     shapes = tensor_shapes(rank.model)
     factory = TrainerSender if _has_trainer_factory() else StaticSender
     packed_bytes = max(buffer_bytes, _largest(shapes, dtype)) if backend == "ipc" else buffer_bytes
-    sender = factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
-    return WholePasses(sender, tensors)
+    with client.causes():
+        sender = factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
+    return WholePasses(sender, tensors, client)
 
 
 def _largest(shapes: Shapes, dtype: torch.dtype) -> int:
@@ -106,15 +107,17 @@ class Passes:
 class WholePasses:
     """A sender that takes part in every collective of a send, also where the send fails."""
 
-    def __init__(self, sender: Sender, tensors: Passes) -> None:
+    def __init__(self, sender: Sender, tensors: Passes, client: MembersClient) -> None:
         self._sender = sender
         self._tensors = tensors
+        self._client = client
 
     def send(self, version: int) -> None:
         """See `Sender`."""
         self._tensors.forget()
         try:
-            self._sender.send(version)
+            with self._client.causes():
+                self._sender.send(version)
         except Exception:
             self._tensors.finish()
             raise

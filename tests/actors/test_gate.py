@@ -104,6 +104,13 @@ def test_markers_in_the_templates_own_line_are_known(text: str):
     assert judged(gate(prompt), written(text), set()) == expected
 
 
+@pytest.mark.parametrize("around", ['"{{template}}".', "({{template}}), and", "**{{template}}**"])
+def test_punctuation_next_to_the_template_is_no_marker(around: str):
+    prompt = PromptFile(f"Fill in {around}\n{{{{task}}}}", CHALLENGER_SLOTS)
+    text = 'Put (b, a), and **then** "c". In order'
+    assert judged(gate(prompt), written(text), set()) is None
+
+
 def test_words_next_to_the_template_are_no_markers():
     prompt = PromptFile("Write\n{{template}}\nNow\n{{task}}", CHALLENGER_SLOTS)
     assert judged(gate(prompt), written("Write down what comes Now."), set()) is None

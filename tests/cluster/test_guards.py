@@ -112,8 +112,14 @@ def test_a_count_that_is_absent_is_zero_and_ends_a_row():
     ]
     guards = Guards([GuardConfig(metric="rejected.echo", above=3, patience=3)], [])
     assert [[alarm.began for alarm in guards.check(row)] for row in rows] == [*[[]] * 7, [5]]
-    few = Guards([GuardConfig(metric="dropped.nan", below=1, patience=1)], [])
+    few = Guards([GuardConfig(metric="dropped.nan_reward", below=1, patience=1)], [])
     assert len(few.check(line(0, 0.0) | {"dropped": {}})) == 1
+
+
+@pytest.mark.parametrize("name", ["dropped.nan", "rejected.cutoff", "rejected.task"])
+def test_a_count_that_there_never_is_is_no_zero(name):
+    with pytest.raises(UserError, match=f"guards.0.metric: .*no '{name.partition('.')[2]}'"):
+        Guards([GuardConfig(metric=name, above=3)], []).check(line(0, 0.0) | {"dropped": {}})
 
 
 @pytest.mark.parametrize(

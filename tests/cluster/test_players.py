@@ -11,6 +11,7 @@ import ray
 from ray.actor import ActorHandle
 
 from actors.records import Query, Sampling
+from cluster.faults import RunError
 from cluster.fleet import Fleet
 from cluster.game import Game
 from cluster.players import Challenger, PartScorer, Policy, QualityScorer, Solver, sampling_of
@@ -44,15 +45,15 @@ class Publisher:
         return self
 
 
-def make_fleet(replicas: int = 2) -> Fleet:
+def make_fleet(replicas: int = 2, restarts: int = 10) -> Fleet:
     actor = ray.remote(Engine).options(num_cpus=0)
-    config = FleetConfig(replicas=replicas, deadline_s=20, start_deadline_s=60)
+    config = FleetConfig(replicas=replicas, deadline_s=20, start_deadline_s=60, restarts=restarts)
     return Fleet("rollout", config, actor.remote)
 
 
-def with_policy(use, *, replicas: int = 2, colocated: bool = False) -> None:
+def with_policy(use, *, replicas: int = 2, restarts: int = 10, colocated: bool = False) -> None:
     async def run() -> None:
-        fleet = make_fleet(replicas)
+        fleet = make_fleet(replicas, restarts)
         try:
             await fleet.start()
             policy = Policy(fleet, Publisher(), colocated=colocated)
@@ -146,6 +147,21 @@ def test_a_living_member_that_a_publish_did_not_reach_is_restarted():
         assert policy.fleet.describe()[0]["pid"] != before
 
     with_policy(use)
+
+
+def test_engines_lost_with_one_transfer_are_one_of_the_restarts_that_a_run_has():
+    async def use(policy: Policy) -> None:
+        policy.publisher.lost = dict.fromkeys(policy.fleet.serving(), "x has died in a transfer")
+        await policy.publish(4)
+        while len(policy.fleet.serving()) < 3:
+            await asyncio.sleep(0.05)
+        assert policy.fleet.restarts == 3
+        policy.publisher.lost = {"rollout-0": "another", "rollout-1": "and another"}
+        await policy.publish(5)
+        with pytest.raises(RunError, match=r"used up its 2 restarts.* x has died in a transfer"):
+            await policy.generate([])
+
+    with_policy(use, replicas=3, restarts=2)
 
 
 def test_a_publishers_own_error_is_not_tried_again():

@@ -81,6 +81,27 @@ def test_a_silent_engine_is_named(ray_session):
         waiting.start_weight_update()
 
 
+def test_an_engine_that_is_lost_is_the_cause_of_what_the_sender_meets(ray_session):
+    lost = Member([], "y")
+
+    def refuse(*_):
+        raise TimeoutError("y is dead")
+
+    lost.init_transfer = type("Method", (), {"remote": staticmethod(refuse)})
+    both = MembersClient({"x": Member([], "x"), "y": lost}, 1, deadline_s=5)
+
+    def connect() -> None:
+        try:
+            both.init_weight_transfer_engine({})
+        except TimeoutError:
+            raise RuntimeError("the store has waited for 2 of 3") from None
+
+    with pytest.raises(TimeoutError, match="y is dead"), both.causes():
+        connect()
+    with pytest.raises(RuntimeError, match="its own"), both.causes():
+        raise RuntimeError("its own")
+
+
 @pytest.fixture
 def vllm_nccl(monkeypatch):
     """vLLM's NCCL engine module with the wire taken out: what is broadcast is recorded."""
@@ -247,7 +268,7 @@ def test_a_send_that_fails_still_goes_through_every_tensor(read):
         def shutdown(self):
             pass
 
-    sender = WholePasses(Failing(), passes)
+    sender = WholePasses(Failing(), passes, client([]))
     sender.send(1)
     with pytest.raises(TimeoutError):
         sender.send(2)
