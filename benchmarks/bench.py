@@ -111,7 +111,7 @@ def main() -> None:
                 sys.exit(f"{work.shape}: {error}")
         for name, value in figures.items():
             print(f"{name:32} {value['median']:.4g} {value['unit']}")
-        measure.write(work.result(), figures)
+        measure.write(work.result(), figures, options.only)
 
 
 def works(options: argparse.Namespace, on_gpu: bool) -> list[Work]:

@@ -10,7 +10,7 @@ import shlex
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,12 @@ def machine_name() -> str:
     return f"cpu-{len(os.sched_getaffinity(0))}-cores"
 
 
-def write(path: Path, figures: dict[str, Any]) -> None:
-    """Write the figures with the command, the machine and the versions they were taken with."""
+def write(path: Path, figures: dict[str, Any], only: Sequence[str] | None = None) -> None:
+    """Write the figures with the command, the machine and the versions they were taken with.
+
+    Where `only` some were taken, their file is another one, and the whole one stays.
+    """
+    path = path.with_stem("-".join([path.stem, *(only or ())]))
     path.parent.mkdir(parents=True, exist_ok=True)
     made_by = {"command": command(), "machine": machine(), "versions": provenance()}
     content = {**made_by, **figures}

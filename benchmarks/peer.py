@@ -75,6 +75,9 @@ def main() -> None:
             theirs = trl_figures(scratch, work, options)
             best = theirs["best"]
             ratio = ours["answers_per_second"]["median"] / best["answers_per_second"]
+            if work.even:
+                # Some of ours end by themselves, which TRL's are not let.
+                ratio *= ours["tokens_per_answer"] / work.tokens
             print(
                 f"{work.name}: ours {ours['answers_per_second']['median']:.1f} answers/s, TRL"
                 f" ({best['setting']}) {best['answers_per_second']:.1f}: ratio {ratio:.2f}"

@@ -53,7 +53,7 @@ def main() -> None:
     if "driver" in wanted:
         results["driver"] = driver_cost.measured()
     print(NOT_IN_IT)
-    measure.write(measure.RESULTS / "simulation.json", results)
+    measure.write(measure.RESULTS / "simulation.json", results, options.only)
 
 
 def table(options: argparse.Namespace) -> list[Line]:

@@ -6,6 +6,7 @@ newest checkpoint. For a model the engines follow from the machine and from the 
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,13 +77,16 @@ def find_evaluated(
 
     Args:
         kind: Of the configuration.
-        named: A run directory, a model's folder or a hub id.
+        named: A run directory, a model's folder or a hub id, with @ and a revision or without.
         overrides: `a.b=c` settings, which go before all defaults.
         values: Settings from other options of the command line.
 
     Raises:
         UserError: There is no such run or model, the run has no checkpoint, or a setting is wrong.
     """
+    hub_id, at, revision = named.partition("@")
+    if at and not Path(named).exists():
+        named, overrides = hub_id, [f"revision={json.dumps(revision)}", *overrides]
     # First: a mistyped key is found before a model is looked for.
     given = configured(kind, _copy(values), overrides, "the command line")
     if is_run(named):

@@ -90,7 +90,12 @@ def run_experiment(config: ExperimentConfig, play: Play | None = None) -> list[s
     make_data(config)
     with StageProcesses() as processes:
         schedule = Schedule(turns, config.at_once, play or processes.play)
-        schedule.play(lambda: processes.asked)
+        try:
+            schedule.play(lambda: processes.asked)
+        except RunError:
+            # A stage that saves and ends because it was asked to, as all are.
+            if not processes.asked:
+                raise
         if processes.asked:
             raise KeyboardInterrupt
     return list(schedule.failed.values())

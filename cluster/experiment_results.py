@@ -131,7 +131,7 @@ def with_bases(config: ExperimentConfig) -> Runs:
 
 def commands(config: ExperimentConfig) -> dict[tuple[str, int], str]:
     """By method and seed, what has the last stage's model judged, a base's against its own copy."""
-    base = {seed: began_with(run_dir).path for seed, run_dir in bases(config).items()}
+    base = {seed: began_with(run_dir).named for seed, run_dir in bases(config).items()}
     return {
         (method, seed): _command(dirs[-1], base[seed], trained=bool(config.methods[method]))
         for method, by_seed in with_bases(config).items()

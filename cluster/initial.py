@@ -30,6 +30,11 @@ class InitialModel(BaseModel):
     revision: str | None
     identity: str
 
+    @property
+    def named(self) -> str:
+        """The folder, or the hub id with its commit, as `selfplay evaluate` takes it."""
+        return f"{self.path}@{self.revision}" if self.revision else self.path
+
 
 def initial_model(config: RunConfig) -> InitialModel:
     """The model that the run began with, or is to begin with.

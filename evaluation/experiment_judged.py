@@ -79,6 +79,7 @@ def compare_judged(runs: Runs) -> dict[str, Any] | None:
     if not results:
         return None
     verdicts = {m: {s: one.verdicts for s, one in seeds.items()} for m, seeds in judged.items()}
+    _judged_alike(results)
     half, losses = (paired_tests(verdicts, _within(count)) for count in RATES.values())
     methods = {method: _method(seeds) for method, seeds in judged.items()}
     return {
@@ -177,6 +178,17 @@ def _same(results: Sequence[Row], key: str) -> str:
             " them alike to compare them"
         )
     return values[0]
+
+
+def _judged_alike(results: Sequence[Row]) -> None:
+    """Refuse verdicts of one judge that was asked in several ways."""
+    first, *others = (one.get("settings", {}).get("judge", {}) for one in results)
+    keys = sorted({k for one in others for k in first.keys() | one if first.get(k) != one.get(k)})
+    if keys:
+        raise UserError(
+            f"the stages' AlpacaEval results differ in the judge's {', '.join(keys)}: evaluate them"
+            " alike to compare them"
+        )
 
 
 def _method(judged: Mapping[int, Judgement]) -> dict[str, Any]:

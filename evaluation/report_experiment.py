@@ -190,17 +190,16 @@ def _outcomes(figures: Figures, config: ExperimentConfig) -> dict[str, dict[str,
 def _gains(figures: Figures, config: ExperimentConfig, colours: Mapping[str, str]) -> list[Bar]:
     """The paired differences to the method without stages, where there is one that was measured."""
     base = next((name for name, stages in config.methods.items() if not stages), None)
-    return [
-        _bar(
-            one["method"],
-            one["difference"],
-            one["ci95"] if len(one["seeds"]) > 1 else one["seeds"][0]["ci95"],
-            colours[one["method"]],
-            [seed["difference"] for seed in one["seeds"]],
-        )
-        for one in figures["tests"]
-        if one["against"] == base
-    ]
+    bars = []
+    for one in figures["tests"]:
+        if base not in (one["method"], one["against"]):
+            continue
+        method, sign = (one["method"], 1) if one["against"] == base else (one["against"], -1)
+        ends = one["ci95"] if len(one["seeds"]) > 1 else one["seeds"][0]["ci95"]
+        ci95 = None if ends is None else sorted(sign * end for end in ends)
+        seeds = [sign * seed["difference"] for seed in one["seeds"]]
+        bars.append(_bar(method, sign * one["difference"], ci95, colours[method], seeds))
+    return bars
 
 
 def _bar(

@@ -14,6 +14,7 @@ Both return one JSON object of rates (see `rates.py`). The first writes into its
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,11 @@ from evaluation.alpaca.verdicts import Verdicts, read_verdicts, verdicts_of
 from evaluation.claim import RESULT, claim
 
 Say = Callable[[str], None]
+
+PROTOCOL = {
+    "model", "verdict", "labels", "top_logprobs", "min_label_mass", "temperature", "max_tokens",
+}  # fmt: skip
+"""What of a judge's settings its verdicts depend on, beside its prompt and more fields."""
 
 
 def aggregate(config: AggregateConfig) -> Rates:
@@ -85,7 +91,7 @@ async def evaluate(
     benchmark = load_instructions(config.instructions)
     instructions = first_of_each(benchmark, limit)
     base = _base(config, against, judge)
-    settings = _settings(config, model, against, instructions, limit)
+    settings = _settings(config, model, against, instructions, limit, judge)
     claim(out, settings)
     reference_file, model_file = out / "reference_outputs.json", out / "model_outputs.json"
     # Other seeds for the reference: a model against its own copy is not to meet its own words.
@@ -203,8 +209,9 @@ def _settings(
     against: Contestant | Path,
     instructions: Sequence[Instruction],
     limit: int | None,
+    judge: RewardJudge | None,
 ) -> dict[str, Any]:
-    """All that tells the answers of this evaluation from those of another in the same folder."""
+    """All that tells this evaluation from another in the same folder."""
     texts = "\0".join(instruction.text for instruction in instructions)
     return {
         "evaluation": "alpaca-eval",
@@ -213,6 +220,20 @@ def _settings(
         "answers": config.answers.model_dump(mode="json"),
         "instructions": hashlib.sha256(texts.encode()).hexdigest(),
         "limit": limit,
+        "judge": _protocol(config, judge),
+    }
+
+
+def _protocol(config: AlpacaEvalConfig, judge: RewardJudge | None) -> dict[str, Any]:
+    """All that a verdict depends on; not where the judge is, which may move."""
+    if judge is not None:
+        return {"model": judge.name}
+    assert config.judge is not None, "checked before"
+    # Not as it stands: some endpoints take a key in the body.
+    more = json.dumps(config.judge.extra_body, sort_keys=True)
+    return config.judge.model_dump(mode="json", include=PROTOCOL) | {
+        "prompt": PairwisePrompt(config.judge).wording,
+        "extra_body": hashlib.sha256(more.encode()).hexdigest(),
     }
 
 

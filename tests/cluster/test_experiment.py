@@ -74,7 +74,7 @@ class Player:
             return 1
         with CheckpointStore(config.run_dir / "checkpoints", 1).writing(3) as draft:
             (draft.folder / "hf").mkdir()
-        model = {"path": "org/base", "revision": None, "identity": self.identity}
+        model = {"path": "org/base", "revision": "1", "identity": self.identity}
         (config.run_dir / "model.json").write_text(json.dumps(model))
         families = {"sort": {"n": 4, "before": 0.25, "after": 0.5}}
         for when, right in (("before", [1, 0, 0, 0]), ("after", [1, 1, 0, 0])):
@@ -214,9 +214,9 @@ def test_without_heldout_problems_the_commands_that_measure_are_shown(tmp_path):
     lines = [line.strip() for line in text.splitlines() if line.startswith("  selfplay")]
     # Seeds that begin with one model have it judged once, and a chain is compared with its base.
     assert lines == [
-        f"selfplay evaluate alpaca-eval org/base --against org/base --out {base}",
+        f"selfplay evaluate alpaca-eval org/base@1 --against org/base@1 --out {base}",
         *(
-            f"selfplay evaluate alpaca-eval {root}/seed-{seed}/{stage} --against org/base"
+            f"selfplay evaluate alpaca-eval {root}/seed-{seed}/{stage} --against org/base@1"
             for stage in ("one", "one+two")
             for seed in (0, 1)
         ),
@@ -232,7 +232,7 @@ def test_judged_methods_are_a_table_with_the_base_and_what_is_missing(tmp_path):
     # One of four won and one tied; the interval is over the instructions.
     assert "| base | 1 | 37.5 |" in text
     assert "| a | 1 | 87.5 |" in text
-    command = f"selfplay evaluate alpaca-eval {root}/seed-0/one+two --against org/base"
+    command = f"selfplay evaluate alpaca-eval {root}/seed-0/one+two --against org/base@1"
     sentence = f"ab, seed 0, has not been judged: `{command}` with the --judge of the others"
     assert f"- x failed\n- {sentence}\n" in text
     written = json.loads((root / "results.json").read_text())
@@ -359,3 +359,14 @@ def test_a_stop_begins_no_other_stage(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run_experiment(experiment(tmp_path), play)
     assert player.played == ["one"]
+
+
+def test_a_stage_that_saves_and_ends_since_it_was_asked_to_is_an_interruption(tmp_path):
+    def play(name: str, preset: Path, overrides: Sequence[str]) -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        return 0  # without a summary
+
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment(tmp_path), play)
+    with pytest.raises(RunError, match="was stopped before its end"):
+        run_experiment(experiment(tmp_path), lambda *_: 0)

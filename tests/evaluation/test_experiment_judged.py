@@ -134,6 +134,20 @@ def test_the_page_names_both_rates_and_what_an_interval_is_over(tmp_path):
     assert (tmp_path / "chart.png").stat().st_size > 10_000
 
 
+def test_one_judge_that_was_asked_in_two_ways_is_two_judges(tmp_path):
+    def asked(verdict: str) -> dict[str, Any]:
+        return {"settings": {"judge": {"model": "j", "verdict": verdict}}}
+
+    runs = {
+        name: {0: [judged(tmp_path / name, 4, **asked(verdict))]}
+        for name, verdict in (("a", "tag"), ("b", "logprobs"))
+    }
+    with pytest.raises(UserError, match="differ in the judge's verdict: evaluate them alike"):
+        compare_judged(runs)
+    runs["b"] = {0: [judged(tmp_path / "c", 4, **asked("tag"))]}
+    assert compare(runs)["judge"] == "j"
+
+
 def test_seeds_that_share_a_judgement_have_one_row_and_are_paired_all_the_same(tmp_path):
     base = judged(tmp_path / "base", 2)
     a = {seed: [judged(tmp_path / f"a{seed}", 4 + seed)] for seed in (0, 1)}
