@@ -72,7 +72,8 @@ def random_model(shape: str, folder: Path, *, speaks: bool = False) -> Path:
     """Write a checkpoint of the shape with the playground's tokenizer.
 
     A random model samples all ids alike: nearly all of its texts are empty, since the playground
-    has few words. One that `speaks` has a word for every id. Hardly any text of either ends by itself.
+    has few words. One that `speaks` has a word for every id. Hardly any text of either ends by
+    itself.
     """
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
