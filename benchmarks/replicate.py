@@ -20,13 +20,21 @@ from cluster.experiment_results import figures_of
 from cluster.faults import RunError
 from configs.errors import UserError
 from configs.experiments import load_experiment
+from evaluation.experiment import Rules
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_page import between, markdown, percent, points, table
 from evaluation.replication import WATCHED, drift, questions
+from playground.language import parse
 from playground.verdicts import criteria
 
 EXPERIMENTS = Path("configs/experiments")
 KL_WATCHED = ("kl_solver", "kl_challenger", *WATCHED)
+RULES = Rules(
+    quality=lambda query, answer: float(sum(criteria(query, answer))),
+    is_task=lambda query: parse(query) is not None,
+)
+"""For all methods alike: LSP-Zero and GRPO play without a judge, the judge of the others is a model
+that can be wrong, and two methods play without a task verifier."""
 
 
 def main() -> int:
@@ -39,7 +47,7 @@ def main() -> int:
     try:
         config = load_experiment(EXPERIMENTS / f"{name}.yaml", options.seeds)
         failed = run_experiment(config)
-        figures, curves = figures_of(config, quality)
+        figures, curves = figures_of(config, RULES)
     except (UserError, RunError) as error:
         print(f"selfplay: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
@@ -57,15 +65,6 @@ def main() -> int:
     draw(figures, curves, stem.with_suffix(".png"))
     print(page)
     return 1 if failed else 0
-
-
-def quality(query: str, answer: str) -> float:
-    """Points 0…7 by the exact rules that the playground's judge was taught.
-
-    They are used for all methods alike: LSP-Zero and GRPO play without a judge, and the judge of
-    the others is a model that can be wrong.
-    """
-    return float(sum(criteria(query, answer)))
 
 
 def drifts(curves: Curves) -> dict[str, Any]:

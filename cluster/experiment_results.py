@@ -14,7 +14,7 @@ from configs.errors import UserError
 from configs.experiments import SAVED, ExperimentConfig, load_experiment
 from configs.load import RESOLVED, load_resolved
 from configs.provenance import provenance
-from evaluation.experiment import Points, check_bases, compare, over_time
+from evaluation.experiment import Rules, check_bases, compare, over_time
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_judged import EVALUATION, Runs, compare_judged
 from evaluation.experiment_page import markdown
@@ -29,9 +29,9 @@ UNTRAINED = f"{EVALUATION}0"
 
 
 def figures_of(
-    config: ExperimentConfig, points: Points | None = None
+    config: ExperimentConfig, rules: Rules | None = None
 ) -> tuple[dict[str, Any], Curves]:
-    """Figures and curves of the stages that have ended; `points` as in `over_time`.
+    """Figures and curves of the stages that have ended; `rules` as in `over_time`.
 
     Raises UserError where the first stages of a seed did not begin with one model.
     """
@@ -43,7 +43,7 @@ def figures_of(
         method: {seed: dirs for seed, dirs in by_seed.items() if seed in base}
         for method, by_seed in ended(config).items()
     }
-    return compare(runs, base), curves_of(runs, points)
+    return compare(runs, base), curves_of(runs, rules)
 
 
 def check_models(firsts: Mapping[int, Sequence[Path]]) -> None:
@@ -59,11 +59,11 @@ def check_models(firsts: Mapping[int, Sequence[Path]]) -> None:
                 )
 
 
-def curves_of(runs: Runs, points: Points | None = None) -> Curves:
+def curves_of(runs: Runs, rules: Rules | None = None) -> Curves:
     """The curves of every method's last stages."""
     played = {method: by_seed for method, by_seed in runs.items() if any(by_seed.values())}
     return {
-        method: {seed: over_time(dirs[-1], points) for seed, dirs in by_seed.items() if dirs}
+        method: {seed: over_time(dirs[-1], rules) for seed, dirs in by_seed.items() if dirs}
         for method, by_seed in played.items()
     }
 

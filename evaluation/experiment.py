@@ -10,6 +10,7 @@ import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,16 +25,25 @@ from evaluation.run_files import Row, read_games, read_history, read_summary
 T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
 Rows = Sequence[Mapping[str, Any]]
-Points = Callable[[str, str], float]
-"""(query, answer) → quality, 0…7."""
 Inside = Callable[[T, T], dict[str, Any] | None]
 """(others, mine) of one seed → {difference, ci95, p, …}, None where nothing can be paired."""
 
 LEVEL = 0.95
 OVERALL = "overall"
 """Stands beside the names of families."""
-CURVES = ("v", "quality", "admitted", "distinct", "new", "kl_solver", "kl_challenger", "entropy")
+LEARNER = ("kl_solver", "kl_challenger", "entropy")
+CURVES = ("v", "quality", "tasks", "admitted", "distinct", "new", *LEARNER)
 """What `over_time` follows."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a world of its own can say exactly of any text."""
+
+    quality: Callable[[str, str], float]
+    """(query, answer) → points, 0…7."""
+    is_task: Callable[[str], bool]
+    """Whether a query is a task that has an answer."""
 
 
 def compare(
@@ -238,13 +248,14 @@ def adjusted(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**one, "p_adjusted": by_test.get(id(one))} for one in tests]
 
 
-def over_time(run_dir: Path, points: Points | None = None) -> dict[str, list[float | None]]:
+def over_time(run_dir: Path, rules: Rules | None = None) -> dict[str, list[float | None]]:
     """By iteration, each of `CURVES`; None where there is nothing to measure.
 
-    v: the solve rate of the trained queries. quality: mean of `points` over their answers, or the
-    judge's R_Q where that is None. admitted: share of the sampled queries that the gate let
-    through. distinct: share of different texts among the sampled. new: share of the trained
-    queries that were not trained in an earlier iteration.
+    v: the solve rate of the trained queries. quality: mean of `rules.quality` over their answers,
+    without rules the judge's R_Q. tasks: share of the trained queries that are tasks, None without
+    rules. admitted: share of the sampled queries that the gate let through. distinct: share of
+    different texts among the sampled. new: share of the trained queries that were not trained in
+    an earlier iteration.
     """
     history = read_history(run_dir)
     seen: set[str] = set()
@@ -254,11 +265,12 @@ def over_time(run_dir: Path, points: Points | None = None) -> dict[str, list[flo
         queries, answers = _trained(games)
         made = {
             "v": record["v"],
-            "quality": _quality(record, queries, answers, points),
+            "quality": _quality(record, queries, answers, rules),
+            "tasks": rules and mean_known([float(rules.is_task(q)) for q in queries.values()]),
             "admitted": _share(record["admitted"], sum(record["rejected"].values())),
             "distinct": record["distinct_queries"],
             "new": _new(set(queries.values()), seen),
-            **{name: record["learner"].get(name) for name in CURVES[-3:]},
+            **{name: record["learner"].get(name) for name in LEARNER},
         }
         seen.update(queries.values())
         for name, value in made.items():
@@ -288,11 +300,12 @@ def _quality(
     record: Row,
     queries: Mapping[str, str],
     answers: Sequence[tuple[str, str]],
-    points: Points | None,
+    rules: Rules | None,
 ) -> float | None:
-    if points is None:
+    if rules is None:
         return record["v_quality"]
-    return mean_known([points(queries[group], text) for group, text in answers if group in queries])
+    given = [(queries[group], text) for group, text in answers if group in queries]
+    return mean_known([rules.quality(query, text) for query, text in given])
 
 
 def _new(texts: set[str], seen: set[str]) -> float | None:

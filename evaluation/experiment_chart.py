@@ -30,6 +30,7 @@ TITLES = {
 }
 PANELS = {
     "admitted": "queries that the gate let through, share",
+    "tasks": "trained queries that are tasks, share",
     "quality": "quality of query and answer, 0…7",
     "distinct": "different queries of an iteration, share",
     "new": "queries never trained before, share",
@@ -39,7 +40,7 @@ PANELS = {
     "kl_challenger": "KL of the Challenger, nats per token",
 }
 """The curves, in rows of `COLUMNS`."""
-COLUMNS = 4
+COLUMNS = 3
 SMOOTHED = 10
 """Iterations of the running mean."""
 WIDTH = 0.85
@@ -50,7 +51,8 @@ def draw(figures: Figures, curves: Curves, path: Path) -> None:
     """A panel of method × family for each rate in `means`, and the curves of `PANELS`."""
     methods, means = figures["methods"], figures["means"]
     colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(methods)}
-    curve_rows = -(-len(PANELS) // COLUMNS)
+    panels = {key: title for key, title in PANELS.items() if _has_data(curves, key)}
+    curve_rows = -(-len(panels) // COLUMNS)
     settings: dict[Any, Any] = {
         "font.size": 9,
         "text.color": INK,
@@ -69,12 +71,17 @@ def draw(figures: Figures, curves: Curves, path: Path) -> None:
             _rates(axes, by_method, families, colours)
             _dots(axes, rate, methods, colours)
             axes.set_title(TITLES[rate], loc="left", fontsize=9)
-        for place, (key, title) in enumerate(PANELS.items()):
+        for place, (key, title) in enumerate(panels.items()):
             row, column = divmod(place, COLUMNS)
             axes = figure.add_subplot(grid[len(means) + row, column])
             draw_curves(axes, curves, key, colours)
             axes.set_title(title, loc="left", fontsize=9)
         figure.savefig(path, dpi=130)
+
+
+def _has_data(curves: Curves, key: str) -> bool:
+    seeds = (one for by_seed in curves.values() for one in by_seed.values())
+    return any(value is not None for one in seeds for value in one[key])
 
 
 def _rates(

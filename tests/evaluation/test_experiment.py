@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from configs.errors import UserError
 from evaluation.experiment import (
     CURVES,
+    Rules,
     adjusted,
     check_bases,
     compare,
@@ -208,8 +209,15 @@ def test_curves_are_those_of_the_run(tmp_path):
 
 def test_quality_by_rules_stands_in_for_the_judge(tmp_path):
     run_dir = make_run(tmp_path / "run", 2)
-    curves = over_time(run_dir, lambda query, answer: float(answer == "a b c d e f"))
+    rules = Rules(
+        quality=lambda _, answer: float(answer == "a b c d e f"),
+        is_task=lambda query: query.startswith("Sort the letters"),
+    )
+    curves = over_time(run_dir, rules)
     assert curves["quality"] == pytest.approx(curves["v"])
+    # The one that is the same in every iteration is none.
+    assert curves["tasks"] == [0.75, 0.75]
+    assert over_time(run_dir)["tasks"] == [None, None]
 
 
 def test_early_and_late_are_the_first_and_last_fifth():
