@@ -15,19 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from cluster.experiment import run_experiment
+from cluster.experiment import ended, run_experiment
 from cluster.experiment_results import figures_of
 from cluster.faults import RunError
 from configs.errors import UserError
-from configs.experiments import load_experiment
+from configs.experiments import ExperimentConfig, load_experiment
 from evaluation.experiment import Rules
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_page import between, markdown, percent, points, table
 from evaluation.replication import WATCHED, drift, questions
+from evaluation.run_files import read_summary
+from evaluation.self_reward import beside_the_verifier
 from playground.language import parse
 from playground.verdicts import criteria
 
 EXPERIMENTS = Path("configs/experiments")
+PART = "solved"
+"""The quickstart's part of R."""
 KL_WATCHED = ("kl_solver", "kl_challenger", *WATCHED)
 RULES = Rules(
     quality=lambda query, answer: float(sum(criteria(query, answer))),
@@ -55,16 +59,46 @@ def main() -> int:
         print("selfplay: interrupted; the same command continues", file=sys.stderr)
         return 130
     stem = measure.RESULTS / ("replication-kl" if options.kl else "replication")
-    answers = drifts(curves) if options.kl else questions(figures, curves)
-    key = "over_time" if options.kl else "questions"
-    measure.write(stem.with_suffix(".json"), {**figures, key: answers, "missing": failed})
-    page = (
-        markdown(figures, failed) + "\n" + (drift_table(answers) if options.kl else told(answers))
-    )
+    if options.kl:
+        more, page = {"over_time": drifts(curves)}, drift_table(drifts(curves))
+    else:
+        more = {"questions": questions(figures, curves), "judge": judges(config)}
+        page = told(more["questions"]) + "\n" + judge_table(more["judge"])
+    played = {"played_by_commits": commits(config), "missing": failed}
+    measure.write(stem.with_suffix(".json"), {**figures, **more, **played})
+    page = markdown(figures, failed) + "\n" + page
     stem.with_suffix(".md").write_text(page, "utf-8")
     draw(figures, curves, stem.with_suffix(".png"))
     print(page)
     return 1 if failed else 0
+
+
+def judges(config: ExperimentConfig) -> dict[str, Any]:
+    """By method, what the judge of its last stages said; only of those that have one."""
+    runs = {
+        method: [dirs[-1] for dirs in of.values() if dirs] for method, of in ended(config).items()
+    }
+    said = {m: beside_the_verifier(dirs, PART, RULES.is_task) for m, dirs in runs.items()}
+    return {method: one for method, one in said.items() if one is not None}
+
+
+def commits(config: ExperimentConfig) -> list[str]:
+    """The versions of the code that played the stages."""
+    chains = [dirs for by_seed in ended(config).values() for dirs in by_seed.values()]
+    summaries = [read_summary(run_dir) or {} for dirs in chains for run_dir in dirs]
+    return sorted({one["versions"]["git_commit"] for one in summaries if "versions" in one})
+
+
+def judge_table(judges: Mapping[str, Mapping[str, float | None]]) -> str:
+    """The judge's R_Q beside the verifier's R, as Markdown."""
+    keys = list(next(iter(judges.values()), {}))
+    rows = [[method, *(figure(one[key]) for key in keys)] for method, one in judges.items()]
+    return (
+        "The judge: variance of R and of R_Q within a group, their correlation there, and V_Q of"
+        " queries that are tasks and of others:\n\n"
+        + table(["method", *(key.replace("_", " ") for key in keys)], rows)
+        + "\n"
+    )
 
 
 def drifts(curves: Curves) -> dict[str, Any]:

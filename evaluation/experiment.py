@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ LEVEL = 0.95
 OVERALL = "overall"
 """Stands beside the names of families."""
 LEARNER = ("kl_solver", "kl_challenger", "entropy")
-CURVES = ("v", "quality", "tasks", "admitted", "distinct", "new", *LEARNER)
+CURVES = ("v", "informative", "quality", "tasks", "admitted", "distinct", "new", *LEARNER)
 """What `over_time` follows."""
 
 
@@ -251,11 +252,12 @@ def adjusted(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def over_time(run_dir: Path, rules: Rules | None = None) -> dict[str, list[float | None]]:
     """By iteration, each of `CURVES`; None where there is nothing to measure.
 
-    v: the solve rate of the trained queries. quality: mean of `rules.quality` over their answers,
-    without rules the judge's R_Q. tasks: share of the trained queries that are tasks, None without
-    rules. admitted: share of the sampled queries that the gate let through. distinct: share of
-    different texts among the sampled. new: share of the trained queries that were not trained in
-    an earlier iteration.
+    v: the solve rate of the trained queries. informative: share of them whose answers differ in R,
+    without which the Solver learns nothing of R from them. quality: mean of `rules.quality` over
+    their answers, without rules the judge's R_Q. tasks: share of the trained queries that are
+    tasks, None without rules. admitted: share of the sampled queries that the gate let through.
+    distinct: share of different texts among the sampled. new: share of the trained queries that
+    were not trained in an earlier iteration.
     """
     history = read_history(run_dir)
     seen: set[str] = set()
@@ -265,6 +267,7 @@ def over_time(run_dir: Path, rules: Rules | None = None) -> dict[str, list[float
         queries, answers = _trained(games)
         made = {
             "v": record["v"],
+            "informative": _informative(games),
             "quality": _quality(record, queries, answers, rules),
             "tasks": rules and mean_known([float(rules.is_task(q)) for q in queries.values()]),
             "admitted": _share(record["admitted"], sum(record["rejected"].values())),
@@ -285,7 +288,7 @@ def early_and_late(curve: Sequence[float | None], share: float = 0.2) -> dict[st
 
 
 def _games(run_dir: Path, iteration: int) -> list[Row]:
-    columns = ["role", "group_id", "text", "admitted"]
+    columns = ["role", "group_id", "text", "admitted", "reward_parts"]
     return [one for one in read_games(run_dir, [iteration], columns) if one["admitted"]]
 
 
@@ -294,6 +297,15 @@ def _trained(games: Rows) -> tuple[dict[str, str], list[tuple[str, str]]]:
     queries = {one["group_id"]: one["text"] for one in games if one["role"] == "challenger"}
     answers = [(one["group_id"], one["text"]) for one in games if one["role"] == "solver"]
     return queries, answers
+
+
+def _informative(games: Rows) -> float | None:
+    """The share of the groups of which two answers differ in a part of R."""
+    parts: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+    for one in games:
+        if one["role"] == "solver":
+            parts[one["group_id"]].add(tuple(one["reward_parts"].values()))
+    return mean_known([float(len(each) > 1) for each in parts.values()])
 
 
 def _quality(

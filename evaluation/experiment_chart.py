@@ -35,6 +35,7 @@ PANELS = {
     "distinct": "different queries of an iteration, share",
     "new": "queries never trained before, share",
     "v": "V, the mean reward R of the queries",
+    "informative": "queries whose answers differ in R, share",
     "entropy": "entropy, nats per token",
     "kl_solver": "KL of the Solver, nats per token",
     "kl_challenger": "KL of the Challenger, nats per token",

@@ -12,7 +12,7 @@ from evaluation.experiment import Floats, early_and_late, mean_known
 
 SELF_PLAY = ("lsp_zero", "lsp", "lsp_learn")
 RESAMPLES = 9999
-WATCHED = ("admitted", "tasks", "quality", "distinct", "new", "v")
+WATCHED = ("admitted", "tasks", "quality", "distinct", "new", "v", "informative")
 
 Curves = Mapping[str, Sequence[float | None]]
 

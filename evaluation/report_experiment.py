@@ -39,6 +39,7 @@ from evaluation.run_files import read_history, read_summary
 
 PANELS = {
     "v": ("V", "mean external reward R of the trained queries", None, None),
+    "informative": ("Informative queries", "share whose answers differ in R", 0, TOP),
     "quality": ("Quality V_Q", "the reference model's verdict R_Q, 0 to 7", None, None),
     "tasks": ("Tasks", "share of the trained queries that are tasks, by exact rules", 0, TOP),
     "admitted": ("Admitted queries", "share of the queries sampled", 0, TOP),

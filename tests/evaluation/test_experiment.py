@@ -29,7 +29,7 @@ from evaluation.experiment_chart import PANELS, draw, draw_curves, mean_curve
 from evaluation.experiment_page import markdown
 from evaluation.intervals import wilson
 from evaluation.replication import find, questions, share_of_gain
-from evaluation.run_files import read_history
+from evaluation.run_files import read_games, read_history
 from tests.evaluation.synthetic import make_run
 
 
@@ -203,6 +203,10 @@ def test_curves_are_those_of_the_run(tmp_path):
     assert curves["quality"] == [record["v_quality"] for record in history]
     rejected = sum(history[0]["rejected"].values())
     assert curves["admitted"][0] == pytest.approx(4 / (4 + rejected))
+    games = read_games(run_dir, [0], ["role", "group_id", "reward"])
+    right = [[g["reward"] for g in games if g["group_id"] == name and g["role"] == "solver"]
+             for name in {g["group_id"] for g in games}]  # fmt: skip
+    assert curves["informative"][0] == np.mean([len(set(each)) > 1 for each in right if each])
     # One of the four queries is the same in every iteration, the others are drawn anew.
     assert curves["new"] == [1.0, *[0.75] * 5]
 
