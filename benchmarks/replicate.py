@@ -24,7 +24,7 @@ from evaluation.experiment import Rules
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_page import between, markdown, percent, points, table
 from evaluation.replication import WATCHED, drift, questions
-from evaluation.run_files import read_summary
+from evaluation.run_files import commit_of
 from evaluation.self_reward import beside_the_verifier
 from playground.language import parse
 from playground.verdicts import criteria
@@ -85,8 +85,8 @@ def judges(config: ExperimentConfig) -> dict[str, Any]:
 def commits(config: ExperimentConfig) -> list[str]:
     """The versions of the code that played the stages."""
     chains = [dirs for by_seed in ended(config).values() for dirs in by_seed.values()]
-    summaries = [read_summary(run_dir) or {} for dirs in chains for run_dir in dirs]
-    return sorted({one["versions"]["git_commit"] for one in summaries if "versions" in one})
+    found = {commit_of(run_dir) for dirs in chains for run_dir in dirs}
+    return sorted(commit for commit in found if commit is not None)
 
 
 def judge_table(judges: Mapping[str, Mapping[str, float | None]]) -> str:

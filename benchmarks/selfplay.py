@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 from benchmarks import measure
-from evaluation.run_files import read_history, read_summary
+from evaluation.run_files import commit_of, read_history, read_summary
 
 RUNS = Path("runs/figures")
 VARIANTS = {
@@ -72,12 +72,6 @@ def summary_of(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     summary = read_summary(run_dir)
     assert summary is not None, "it was just played"
     return summary
-
-
-def commit_of(run_dir: Path) -> str:
-    """The commit that played a run, out of the comment at the head of its configuration."""
-    lines = (run_dir / "config.yaml").read_text("utf-8").splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("# git_commit"))
 
 
 def draw(runs: dict[tuple[str, int], Path], figures: dict[str, Any], path: Path) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import measure
-from benchmarks.selfplay import commit_of, summary_of
-from evaluation.run_files import read_history
+from benchmarks.selfplay import summary_of
+from evaluation.run_files import commit_of, read_history
 
 RUNS = Path("runs/staleness")
 WARM_UP = 5

@@ -40,3 +40,10 @@ def last_checkpoint(run_dir: Path) -> int | None:
     """The iteration of the run's newest checkpoint, None where there is none."""
     names = (path.name for path in (run_dir / "checkpoints").glob("*"))
     return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def commit_of(run_dir: Path) -> str | None:
+    """The commit that played a run, out of the comment at the head of its configuration."""
+    lines = (run_dir / "config.yaml").read_text("utf-8").splitlines()
+    found = (line.partition(": ")[2] for line in lines if line.startswith("# git_commit"))
+    return next(found, None)
