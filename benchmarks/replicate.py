@@ -33,6 +33,13 @@ EXPERIMENTS = Path("configs/experiments")
 PART = "solved"
 """The quickstart's part of R."""
 KL_WATCHED = ("kl_solver", "kl_challenger", *WATCHED)
+JUDGE = {
+    "variance_r": "variance of R",
+    "variance_r_q": "of R_Q",
+    "correlation": "correlation",
+    "v_q_of_tasks": "V_Q of tasks",
+    "v_q_of_others": "of others",
+}
 RULES = Rules(
     quality=lambda query, answer: float(sum(criteria(query, answer))),
     is_task=lambda query: parse(query) is not None,
@@ -91,12 +98,11 @@ def commits(config: ExperimentConfig) -> list[str]:
 
 def judge_table(judges: Mapping[str, Mapping[str, float | None]]) -> str:
     """The judge's R_Q beside the verifier's R, as Markdown."""
-    keys = list(next(iter(judges.values()), {}))
-    rows = [[method, *(figure(one[key]) for key in keys)] for method, one in judges.items()]
+    rows = [[method, *(figure(one[key]) for key in JUDGE)] for method, one in judges.items()]
     return (
-        "The judge: variance of R and of R_Q within a group, their correlation there, and V_Q of"
-        " queries that are tasks and of others:\n\n"
-        + table(["method", *(key.replace("_", " ") for key in keys)], rows)
+        "What does the judge know? Variance of R and of R_Q within a group, their correlation"
+        " there, and V_Q of queries that are tasks and of others:\n\n"
+        + table(["method", *JUDGE.values()], rows)
         + "\n"
     )
 

@@ -57,9 +57,9 @@ def compare(
         bases: By seed, a run directory that measured the base model before it began.
 
     Returns:
-        {n, methods: {name: {seeds: [{seed, heldout, families, win, tie, loss}], mean, ci95}},
-        means: {heldout: {name: {family: {mean, ci95, over}}}}, tests: [...]}, n the number of
-        held-out problems; see `estimate` and `paired_test`.
+        {n, methods: {name: {seeds: [{seed, heldout, families, win, tie, loss, invented}], mean,
+        ci95}}, means: {heldout: {name: {family: {mean, ci95, over}}}}, tests: [...]}, n the number
+        of held-out problems; see `estimate` and `paired_test`.
 
     Raises:
         UserError: A run measured no held-out problems, or others than the base.
@@ -71,7 +71,12 @@ def compare(
     methods = {
         method: _method(
             [
-                {"seed": seed, **row(*right[method][seed]), **_families(dirs, bases[seed])}
+                {
+                    "seed": seed,
+                    **row(*right[method][seed]),
+                    "invented": _invented(dirs),
+                    **_families(dirs, bases[seed]),
+                }
                 for seed, dirs in sorted(by_seed.items())
             ]
         )
@@ -137,6 +142,12 @@ def row(base_n: Booleans, after_n: Booleans) -> dict[str, Any]:
         "tie": (n - win - loss) / n,
         "loss": loss / n,
     }
+
+
+def _invented(dirs: Sequence[Path]) -> int:
+    """How many held-out problems the Challenger wrote by itself, over the stages."""
+    found = ((read_summary(run_dir) or {}).get("heldout") or {} for run_dir in dirs)
+    return sum(one.get("invented_by_challenger", 0) for one in found)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:

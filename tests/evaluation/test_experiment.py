@@ -89,7 +89,7 @@ def test_a_chain_is_compared_with_the_base_and_not_with_the_stage_before(figures
 def test_the_base_ties_with_itself_and_has_the_rates_before_training(figures):
     (one, _) = figures["methods"]["base"]["seeds"]
     assert one == {
-        "seed": 0, "heldout": 0.25, "win": 0.0, "tie": 1.0, "loss": 0.0,
+        "seed": 0, "heldout": 0.25, "win": 0.0, "tie": 1.0, "loss": 0.0, "invented": 0,
         "families": {"even": 0.25, "odd": 0.25},
     }  # fmt: skip
 
@@ -100,7 +100,7 @@ def test_the_results_have_the_promised_form(figures):
     for method in figures["methods"].values():
         assert set(method) == {"seeds", "mean", "ci95"}
         for one in method["seeds"]:
-            assert set(one) == {"seed", "heldout", "families", "win", "tie", "loss"}
+            assert set(one) == {"seed", "heldout", "families", "win", "tie", "loss", "invented"}
             assert one["win"] + one["tie"] + one["loss"] == pytest.approx(1)
     pairs = [(one["method"], one["against"]) for one in figures["tests"]]
     assert pairs == [("grpo", "base"), ("grpo_lsp", "base"), ("grpo_lsp", "grpo")]
