@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 Classify = Callable[[list[str]], Awaitable[Sequence[str | None]]]
 """Gives each text the label that a safety classifier rejects it for, None where it is safe."""
 
+REASONS = r"empty|cut_off|echo|duplicate|too_long|task_\w+|unsafe_\w+"
+"""The names that `Gate.check` gives for a rejection, as a pattern."""
+
 
 @dataclass(frozen=True, slots=True)
 class Safety:

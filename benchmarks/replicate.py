@@ -67,7 +67,8 @@ def main() -> int:
         return 130
     stem = measure.RESULTS / ("replication-kl" if options.kl else "replication")
     if options.kl:
-        more, page = {"over_time": drifts(curves)}, drift_table(drifts(curves))
+        more = {"over_time": drifts(curves)}
+        page = drift_table(more["over_time"])
     else:
         more = {"questions": questions(figures, curves), "judge": judges(config)}
         page = told(more["questions"]) + "\n" + judge_table(more["judge"])

@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.gate import REASONS
 from cluster.round import BAD_LOSS, NONE_ADMITTED
 from configs.errors import UserError
 from configs.guards import GuardConfig
 from rewards.reward import NAN_REWARD, NO_VERDICT
 
 COUNTS = {
-    "rejected": r"empty|cut_off|echo|duplicate|too_long|task_\w+|unsafe_\w+",
+    "rejected": REASONS,
     "dropped": "|".join((NAN_REWARD, NO_VERDICT, NONE_ADMITTED, BAD_LOSS)),
 }
 """Sections that count what happened in the iteration, with the names that they can have: what is

@@ -146,8 +146,7 @@ def row(base_n: Booleans, after_n: Booleans) -> dict[str, Any]:
 
 def _invented(dirs: Sequence[Path]) -> int:
     """How many held-out problems the Challenger wrote by itself, over the stages."""
-    found = ((read_summary(run_dir) or {}).get("heldout") or {} for run_dir in dirs)
-    return sum(one.get("invented_by_challenger", 0) for one in found)
+    return sum(_heldout(run_dir).get("invented_by_challenger", 0) for run_dir in dirs)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:

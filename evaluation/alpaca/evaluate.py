@@ -232,7 +232,7 @@ def _protocol(config: AlpacaEvalConfig, judge: RewardJudge | None) -> dict[str, 
     # Not as it stands: some endpoints take a key in the body.
     more = json.dumps(config.judge.extra_body, sort_keys=True)
     return config.judge.model_dump(mode="json", include=PROTOCOL) | {
-        "prompt": PairwisePrompt(config.judge).wording,
+        "prompt": PairwisePrompt(config.judge).template,
         "extra_body": hashlib.sha256(more.encode()).hexdigest(),
     }
 

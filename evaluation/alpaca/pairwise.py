@@ -49,7 +49,7 @@ class PairwisePrompt:
         """
         path = config.prompt or OURS / f"{config.verdict}.txt"
         self._file = PromptFile.load(path, SLOTS)
-        self.wording = self._file.text
+        self.template = self._file.text
         """The whole prompt, with its slots."""
         wording = " ".join(self._file.wording)
         wanted = ["verdict"] if config.verdict == "tag" else list(config.labels)

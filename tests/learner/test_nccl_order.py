@@ -251,11 +251,14 @@ def check_packed(sizes: list[int], model: Model) -> None:
     assert max(sizes) <= BUFFER + max(tensors)
 
 
-@pytest.fixture
-def receivers(ray_session) -> Iterator[list[Any]]:
-    """Three processes that can each be a receiver."""
+@pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
+def receivers(ray_session, monkeypatch, request) -> Iterator[list[Any]]:
+    """Three members of their own processes, for either vLLM that sends to them."""
+    if request.param:
+        use_functions_of_025(monkeypatch)
     actor: Any = ray.remote(num_cpus=0)(Receiver)
     made = [actor.remote() for _ in range(3)]
+    ray.get([receiver.begin.remote(request.param) for receiver in made])
     yield made
     for receiver in made:
         ray.kill(receiver)
@@ -276,18 +279,7 @@ def made(monkeypatch) -> list[GlooCommunicator]:
     return made
 
 
-either_vllm = pytest.mark.parametrize(
-    "vllm_025", [False, True], ids=["trainer engine", "functions of 0.25"]
-)
-
-
-@either_vllm
-def test_receivers_hold_the_senders_tensors_after_each_update(
-    receivers, made, monkeypatch, vllm_025
-):
-    if vllm_025:
-        use_functions_of_025(monkeypatch)
-    ray.get([receiver.begin.remote(vllm_025) for receiver in receivers])
+def test_receivers_hold_the_senders_tensors_after_each_update(receivers, made):
     x, y, z = receivers
     model = Model(seed=0)
     learner = sending_end(model)
@@ -313,13 +305,7 @@ def test_receivers_hold_the_senders_tensors_after_each_update(
     check_holds(x, at_version_2, 2)
 
 
-@either_vllm
-def test_a_member_that_dies_in_an_update_does_not_block_the_sender(
-    receivers, made, monkeypatch, vllm_025
-):
-    if vllm_025:
-        use_functions_of_025(monkeypatch)
-    ray.get([receiver.begin.remote(vllm_025) for receiver in receivers])
+def test_a_member_that_dies_in_an_update_does_not_block_the_sender(receivers, made):
     x, y, z = receivers
     model = Model(seed=0)
     learner = sending_end(model)
