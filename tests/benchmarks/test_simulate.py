@@ -182,7 +182,7 @@ def test_the_command_writes_the_table_with_what_was_assumed(tmp_path, monkeypatc
         ["simulate.py", "--members", "4", "--staleness", "0", "1", "--only", "table"],
     )
     simulate.main()
-    written = json.loads((tmp_path / "simulation.json").read_text())
+    written = json.loads((tmp_path / "simulation-table.json").read_text())
     lines = [(row["members"], row["failures"], row["staleness"]) for row in written["table"]]
     assert lines == [(4, False, 0), (4, False, 1), (4, True, 0), (4, True, 1)]
     assert written["assumed"]["times"]["publish_s"] == Times().publish_s
