@@ -15,9 +15,11 @@ else
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.installed
 endif
-# uv reads neither of pip's settings by itself.
+# uv reads neither of pip's settings by itself. Without either, PyTorch's CPU builds come from the
+# index of its own.
 SOURCES := $(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS)) \
 	$(if $(PIP_EXTRA_INDEX_URL),--extra-index-url $(PIP_EXTRA_INDEX_URL) --index-strategy unsafe-best-match)
+CPU_SOURCES := $(if $(PIP_FIND_LINKS)$(PIP_EXTRA_INDEX_URL),$(SOURCES),--torch-backend cpu)
 UV := $(VENV)/bin/python -m uv
 # Tests of one file stay together, since they share engines.
 WORKERS ?= 2
@@ -37,16 +39,16 @@ $(VENV)/.installed: requirements/$(VARIANT).txt pyproject.toml
 	python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(UV) pip install --quiet --compile-bytecode --python $(VENV)/bin/python --no-deps \
-		$(SOURCES) -r requirements/$(VARIANT).txt
+		$(if $(filter cpu,$(VARIANT)),$(CPU_SOURCES),$(SOURCES)) -r requirements/$(VARIANT).txt
 	$(UV) pip install --quiet --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
 lock: $(READY)  ## Pin requirements/*.in anew
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(CPU_SOURCES) --no-header --no-annotate \
 		--overrides requirements/overrides.txt requirements/cpu.in | grep -v "'never'" > requirements/cpu.txt
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-annotate \
 		requirements/gpu.in > requirements/gpu.txt
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(SOURCES) --no-header --no-annotate \
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 $(CPU_SOURCES) --no-header --no-annotate \
 		requirements/peer.in > requirements/peer.txt
 
 quickstart: $(READY)  ## Train the playground's model by self-play on this CPU
@@ -95,5 +97,5 @@ replicate-kl: $(READY)  ## Play the paper's KL term against three others, three 
 
 .venv-peer/.installed: requirements/peer.txt | $(VENV)/.installed
 	python3 -m venv .venv-peer
-	$(UV) pip install --quiet --python .venv-peer/bin/python --no-deps $(SOURCES) -r $<
+	$(UV) pip install --quiet --python .venv-peer/bin/python --no-deps $(CPU_SOURCES) -r $<
 	@touch $@

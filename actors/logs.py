@@ -16,8 +16,10 @@ FORMAT = (
 LOGS = "logs"
 """The folder of a run's logs in its directory."""
 APART = ("vllm", "DeepSpeed")
-"""Loggers that hand nothing to the root, once their library is at work: to be called then."""
+"""Loggers that hand nothing to the root, once their library is at work."""
 
+_kept: list[LogFile] = []
+"""The handler of this process's log, where one is kept."""
 _now: dict[str, object] = dict.fromkeys(("run", "actor", "iteration", "version"), "-")
 
 
@@ -76,7 +78,19 @@ def keep_log(run_dir: Path, actor: str) -> None:
     except OSError as error:
         log.warning("no log of %s is kept: %s", actor, error)
         return
+    _kept[:] = [handler]
+    _listen(logging.getLogger(), handler)
+    keep_libraries()
+
+
+def keep_libraries() -> None:
+    """Keep what the loggers `APART` say too, if a log is kept: to be called once they are there."""
     apart = [logger for name in APART if not (logger := logging.getLogger(name)).propagate]
-    for logger in (logging.getLogger(), *apart):
-        logger.addHandler(handler)
-        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+    for handler in _kept:
+        for logger in apart:
+            _listen(logger, handler)
+
+
+def _listen(logger: logging.Logger, handler: logging.Handler) -> None:
+    logger.addHandler(handler)  # which it does once
+    logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))

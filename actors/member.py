@@ -18,7 +18,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from actors.logs import keep_log
+from actors.logs import keep_log, note
 from actors.telemetry import serve_metrics
 
 
@@ -61,6 +61,11 @@ class FleetMember:
         post.keep_log()
         self._name = post.name
         self._metrics_address = serve_metrics(post.metrics_host)
+
+    def note_iteration(self, iteration: int | None) -> None:
+        """Have the log say for which iteration this member works, where that is known."""
+        if iteration is not None:
+            note(iteration=iteration)
 
     async def describe(self) -> dict[str, Any]:
         """Return who and where this member is."""

@@ -50,6 +50,7 @@ class RolloutActor(FleetMember):
             trust_remote_code: Run model code that comes with the checkpoint.
             colocated: Whether the engine gives up its GPU's memory while the learner learns.
         """
+        super().__init__(post)
         self._engine = PolicyEngine(
             model_path,
             config,
@@ -62,7 +63,6 @@ class RolloutActor(FleetMember):
             transfer_backend=transfer_backend,
             sleep_mode=colocated,
         )
-        super().__init__(post)
 
     async def generate(self, requests: list[GenerationRequest]) -> list[Completion]:
         """Sample every request; return the completions in their order."""

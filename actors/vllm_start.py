@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from transformers import AutoConfig
 
+from actors.logs import keep_libraries
 from configs.errors import UserError
 from configs.fleets import EngineConfig
 
@@ -93,6 +94,7 @@ def start_vllm(arguments: dict[str, Any], section: str) -> LLMEngine:
     from vllm.exceptions import VLLMValidationError  # noqa: PLC0415
     from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415
 
+    keep_libraries()
     try:
         llm = LLMEngine.from_engine_args(EngineArgs(**arguments))
     except (ValueError, VLLMValidationError) as error:

@@ -260,10 +260,10 @@ class JudgeProcess(Process):
         return self.times.judge
 
     def score(
-        self, query: str, answers: Sequence[str], seeds: Sequence[int]
+        self, query: str, answers: Sequence[str], seeds: Sequence[int], iteration: int
     ) -> asyncio.Future[Any]:
         """The verdicts on the answers."""
-        del query, answers
+        del query, answers, iteration
         verdicts = tuple(Verdict(seed % 8, "") for seed in seeds)
         return self.engine.submit(
             [self.times.verdict.of(seed) for seed in seeds], lambda _: verdicts
@@ -284,10 +284,10 @@ class VerifierProcess(Process):
         return self.times.verifier
 
     def score(
-        self, query: str, answers: Sequence[str], reference: str | None
+        self, query: str, answers: Sequence[str], reference: str | None, iteration: int
     ) -> asyncio.Future[Any]:
         """The scores of the answers."""
-        del query, reference
+        del query, reference, iteration
         scores = np.array([crc32(answer.encode()) & 1 for answer in answers], dtype=np.float64)
         return self.engine.submit([len(answers)], lambda _: scores)
 

@@ -25,7 +25,7 @@ from benchmarks.simulated import (
 )
 from benchmarks.simulated_learner import Books, Learner, Publisher
 from cluster.fleet import Fleet
-from cluster.game import Game
+from cluster.game import Game, Pending
 from cluster.players import Challenger, PartScorer, Policy, QualityScorer, Solver, sampling_of
 from cluster.record import IterationRecord
 from cluster.seeds import Seeds, Ticket
@@ -106,14 +106,22 @@ def make_config(times: Times, members: int, staleness: int, seed: int) -> RunCon
 class Simulation:
     """A run: real fleets, players and game around simulated processes.
 
-    To be made inside a running loop of virtual time.
+    To be made inside a running loop of virtual time. `before` is a life of the same run that was
+    stopped, whose ledger and learner this one has, and `pending` what its checkpoint holds.
     """
 
-    def __init__(self, config: RunConfig, times: Times, failures: Failures | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        times: Times,
+        failures: Failures | None,
+        before: Simulation | None = None,
+        pending: Pending | None = None,
+    ) -> None:
         assert config.rewards.quality is not None
         self.config = config
-        self.books = Books()
-        self.learner = Learner(config, times, config.rollout.replicas)
+        self.books = before.books if before else Books()
+        self.learner = before.learner if before else Learner(config, times, config.rollout.replicas)
         self.publisher = Publisher(times, config.publish.deadline_s)
         self.crews: dict[str, Crew] = {}
         self.fleets: dict[str, Fleet] = {}
@@ -127,9 +135,9 @@ class Simulation:
             catch_up = self.publisher.catch_up if name == "rollout" else None
             self.crews[name] = crew
             self.fleets[name] = Fleet(name, fleet, crew.spawn, catch_up, crew.kill, _has_place)
-        self.game = self._game()
+        self.game = self._game(before.game.iteration if before else 0, pending)
 
-    def _game(self) -> Game:
+    def _game(self, iteration: int, pending: Pending | None) -> Game:
         config, seeds = self.config, Seeds(self.config.seed)
         policy = Policy(self.fleets["rollout"], self.publisher, colocated=False)
         challenger = Challenger(
@@ -161,6 +169,8 @@ class Simulation:
             weights=policy,
             learner=self.learner,
             ledger=self.books,
+            iteration=iteration,
+            pending=pending,
         )
 
     async def play(self, warm_up: int, iterations: int) -> Line:

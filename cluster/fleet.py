@@ -92,7 +92,10 @@ class Fleet:
         one at least. Raises UserError where one cannot be made or does not answer in time."""
         every = list(self._seats)
         for seats in [[seat] for seat in every] if self.shares_gpus else [every]:
-            for seat in seats:
+            self._begin(seats[0])
+            # Fleets that start side by side each ask for one place before any asks for its second.
+            await asyncio.sleep(0)
+            for seat in seats[1:]:
                 self._begin(seat)
             await self._came_up(seats)
         log.info("%s: %d of %d actors serve", self.name, len(self._routes), len(every))
@@ -171,6 +174,10 @@ class Fleet:
         for seat in self._seats:
             if seat.member.name == name and seat.member.state in AT_WORK:
                 self._lose(seat, seat.member, cause, counts=counts)
+
+    def note_progress(self) -> None:
+        """An iteration is trained: what was lost until now was survived."""
+        self._counted, self._first_cause = 0, None
 
     def note_version(self, version: int, names: Iterable[str]) -> None:
         """A publish has brought these members to `version`; who catches up from now on has it."""
@@ -352,11 +359,12 @@ class Fleet:
 
     def _restart(self, seat: Seat, cause: str, *, counts: bool) -> None:
         self._first_cause = self._first_cause or f"{seat.member.name}: {cause}"
-        if counts and self._counted >= self.config.restarts:
+        most = self.config.restarts and max(self.config.restarts, self.target)
+        if counts and self._counted >= most:
             seat.member = seat.member.after(Event.GIVE_UP)
-            used_up = f"fleet {self.name} has used up its {self.config.restarts} restarts"
-            cause = f"({self.name}.restarts); first lost was {self._first_cause}"
-            self._fail(RunError(f"{used_up} {cause}"))
+            used_up = f"fleet {self.name} has used up its {most} restarts ({self.name}.restarts)"
+            first = f"first lost was {self._first_cause}"
+            self._fail(RunError(f"{used_up}, no iteration being trained meanwhile; {first}"))
             return
         self.restarts += 1
         self._counted += counts

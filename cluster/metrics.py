@@ -16,13 +16,14 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from cluster.record import IterationRecord
 from cluster.trackers import Tracker
-from configs.errors import naming
+from configs.errors import UserError, naming
 from evaluation.run_files import read_history
 
 log = logging.getLogger(__name__)
 
 ITERATION = Gauge("selfplay_iteration", "Iterations trained")
 ITERATIONS_TARGET = Gauge("selfplay_iterations_target", "Iterations the run is to train")
+STOPPING = Gauge("selfplay_stopping", "1 once the run was asked to stop before its end")
 VERSION = Gauge("selfplay_policy_version", "Version of the policy that was published last")
 REWARD = Gauge("selfplay_reward", "Mean reward of the last iteration, by role", ["role"])
 VALUE = Gauge("selfplay_value", "V: mean external reward R of the last iteration")
@@ -61,6 +62,7 @@ def begin(iteration: int, iterations: int) -> None:
     """Export where a life of the run begins: what was published before it counts no more."""
     ITERATION.set(iteration)
     ITERATIONS_TARGET.set(iterations)
+    STOPPING.set(0)
     VERSION.set(0)
 
 
@@ -135,11 +137,16 @@ class History:
         self._trackers = trackers
 
     def write(self, record: IterationRecord) -> None:
-        """Add one iteration."""
-        with naming(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(f"{json.dumps(record.as_dict(), allow_nan=False)}\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Add one iteration. Raises UserError where the run directory is gone."""
+        try:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(f"{json.dumps(record.as_dict(), allow_nan=False)}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except FileNotFoundError:
+            raise UserError(
+                f"{self.path} cannot be written: the run directory is gone while the run goes on"
+            ) from None
         figures = dict(scalars(record))
         with naming(self._folder):
             for name, value in figures.items():

@@ -26,6 +26,10 @@ ROUNDING = 1e-6
 """Shares of a GPU are decimal fractions: three times 0.1 and 0.7 fill it."""
 
 
+class NoRoomError(UserError):
+    """The nodes have no room for an actor."""
+
+
 class NodeConfig(Config):
     """A machine, or several equal ones."""
 
@@ -116,19 +120,22 @@ class _Room:
     learners: set[int] = field(default_factory=set)
 
 
-def demands(config: RunConfig) -> list[Demand]:
-    """Every actor of a run, learner ranks first, then the fleets."""
+def demands(config: RunConfig, *, least: bool = False) -> list[Demand]:
+    """Every actor of a run, learner ranks first, then the fleets; `least`: one of each fleet."""
     learner = config.learner
     ranks = [
         Demand(f"learner {rank}", "learner", learner.cpus, learner.gpus, labels=learner.labels)
         for rank in range(learner.ranks)
     ]
     return ranks + list(
-        itertools.chain.from_iterable(_members(name, f) for name, f in config.fleets.items())
+        itertools.chain.from_iterable(
+            _members(name, fleet, 1 if least else fleet.replicas)
+            for name, fleet in config.fleets.items()
+        )
     )
 
 
-def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
+def _members(name: str, fleet: FleetConfig, replicas: int) -> Iterator[Demand]:
     devices = fleet.tensor_parallel if isinstance(fleet, EngineConfig) else 1
     if fleet.gpus > 1:
         raise UserError(
@@ -137,7 +144,7 @@ def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
         )
     if devices > 1 and fleet.gpus != 1:
         raise UserError(f"fleet {name}: tensor_parallel {devices} needs gpus 1 for each rank")
-    for i in range(fleet.replicas):
+    for i in range(replicas):
         of_each = (fleet.cpus, fleet.gpus, devices, fleet.memory_gib, fleet.labels)
         yield Demand(f"{name} {i}", name, *of_each)
 
@@ -145,10 +152,10 @@ def _members(name: str, fleet: FleetConfig) -> Iterator[Demand]:
 def place(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> list[Seat]:
     """A seat for every demand, in their order; the learner's ranks together where that fits.
 
-    Raises UserError where the nodes have too few GPUs or CPUs in all, or none has room for one.
+    Raises NoRoomError where the nodes have too few GPUs or CPUs in all, or none has room for one.
     """
     _check_totals(wanted, nodes)
-    with contextlib.suppress(UserError):
+    with contextlib.suppress(NoRoomError):
         return _placed(wanted, nodes, together=True)
     return _placed(wanted, nodes, together=False)
 
@@ -177,7 +184,7 @@ def _check_totals(wanted: Sequence[Demand], nodes: Sequence[NodeConfig]) -> None
             fleets = itertools.groupby(wanted, key=lambda d: d.fleet)
             parts = [(fleet, sum(asks(d) for d in members)) for fleet, members in fleets]
             listing = ", ".join(f"{fleet} {amount:g}" for fleet, amount in parts if amount)
-            raise UserError(
+            raise NoRoomError(
                 f"the run asks for {needs:g} {unit} ({listing}) and the cluster has {has:g}: lower"
                 f" replicas, ranks or {unit.lower()} of those, or add nodes"
             )
@@ -190,7 +197,7 @@ def _seat(demand: Demand, rooms: Sequence[_Room], together: bool) -> Seat:
         if _fits(demand, room) and (devices := _devices(demand, room)) is not None
     ]
     if not fitting:
-        raise UserError(_unseated(demand))
+        raise NoRoomError(_unseated(demand))
     in_order = together and demand.fleet == "learner"
     room, devices = min(fitting, key=lambda pair: _roominess(pair[0], in_order))
     room.cpus -= demand.cpus

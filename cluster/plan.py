@@ -19,7 +19,7 @@ from cluster.memory import (
     measure,
     resting_gib,
 )
-from cluster.placement import ClusterConfig, NodeConfig, Seat, demands, place
+from cluster.placement import ClusterConfig, NodeConfig, NoRoomError, Seat, demands, place
 from cluster.token import unreachable
 from configs.errors import UserError
 from configs.fleets import EngineConfig
@@ -62,12 +62,31 @@ class Plan:
     loads: tuple[Load, ...]
 
 
-def make_plan(config: RunConfig, nodes: Sequence[NodeConfig]) -> Plan:
-    """Place a run's actors on `nodes` and estimate their memory; check what the run reads.
+def check_beginning(config: RunConfig) -> str | None:
+    """Check that a run can begin where this process is; the sentence on what has no place yet, if
+    anything.
+
+    On a cluster, which may get more nodes, that takes the learner and one actor of each fleet; a
+    Ray of the run's own has room for all or never will. Raises UserError as `make_plan`.
+    """
+    live = _live_nodes()
+    try:
+        make_plan(config, live or [this_machine()])
+    except NoRoomError as lack:
+        if not live:
+            raise
+        make_plan(config, live, least=True)
+        return f"{lack}. The run begins with the actors that have a place; the others join later"
+    return None
+
+
+def make_plan(config: RunConfig, nodes: Sequence[NodeConfig], *, least: bool = False) -> Plan:
+    """Place a run's actors on `nodes` and estimate their memory; check what the run reads. `least`:
+    the learner and one actor of each fleet.
 
     Raises UserError naming the fleet, key, file or node where something does not fit.
     """
-    seats = place(demands(config), nodes)
+    seats = place(demands(config, least=least), nodes)
     model = config.model
     size = None
     if model.path:

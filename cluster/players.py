@@ -160,9 +160,9 @@ class PartScorer:
 
     async def score(self, ticket: Ticket, query: Query, answers: Sequence[Completion]) -> Scores:
         """The part's values [G], raw."""
-        del ticket  # its values are not sampled
         texts = [answer.text for answer in answers]
-        values_G = await self.fleet.call("score", query.text, texts, query.reference)
+        # The round is for the actor's log alone.
+        values_G = await self.fleet.call("score", query.text, texts, query.reference, ticket.round)
         return Scores({self.name: np.asarray(values_G, dtype=np.float64)})
 
 
@@ -177,7 +177,8 @@ class QualityScorer:
         """The verdicts [G]."""
         texts = [answer.text for answer in answers]
         seeds = self.seeds.verdicts(ticket, len(answers))
-        return Scores({}, tuple(await self.fleet.call("score", query.text, texts, seeds)))
+        verdicts = await self.fleet.call("score", query.text, texts, seeds, ticket.round)
+        return Scores({}, tuple(verdicts))
 
 
 def sampling_of(config: SamplingConfig, *, logprobs: bool) -> Sampling:

@@ -20,18 +20,18 @@ from cluster.game import Game, Pending
 from cluster.guards import Alarm, Guards, figure, last_good
 from cluster.heldout import HeldOut, Problems
 from cluster.ledger import Ledger
-from cluster.metrics import ALARMS, VERSION, History, begin, observe
+from cluster.metrics import ALARMS, STOPPING, VERSION, History, begin, observe
 from cluster.pending import load_pending, save_pending
 from cluster.players import sampling_of
 from cluster.record import IterationRecord
 from cluster.rollback import RollBackError, rollbacks_of
 from cluster.rundir import CHECKPOINTS, EXPORT
 from cluster.scraping import Scraped
+from cluster.sizes import checked_sizes
 from cluster.status import Status, status_of
 from cluster.trackers import Tracker
 from cluster.wiring import Wired
 from configs.errors import UserError
-from configs.fleets import AutoscaleConfig
 from configs.provenance import versions
 from configs.schema import RunConfig
 from evaluation.asking import Paced
@@ -99,6 +99,7 @@ class Playing:
         if self.game is None or self.game.stop.is_set():
             return False
         self.game.stop.set()
+        STOPPING.set(1)
         print("Stopping after this iteration, with a checkpoint; once more to stop at once.")
         return True
 
@@ -125,7 +126,8 @@ class Playing:
         except RunError:
             try:
                 await self._save(self.game)
-            except LearnerError as error:
+            except (LearnerError, UserError, OSError) as error:
+                # What ended the run comes first, whatever it has led to.
                 log.warning("nothing could be saved: %s", error)
             raise
         await self._save(self.game)
@@ -156,12 +158,7 @@ class Playing:
     async def _scale(self, sizes: dict[str, int]) -> Status:
         """Give fleets other sizes; none is changed where one of them is wrong."""
         fleets = self.wired.fleets
-        if unknown := sorted(sizes.keys() - fleets.keys()):
-            raise UserError(f"there is no fleet {unknown[0]}; there are {', '.join(fleets)}")
-        if self.config.colocate and "rollout" in sizes:
-            raise UserError("colocate is for one engine beside the learner: rollout has one size")
-        for name, size in sizes.items():
-            _check_bounds(name, size, fleets[name].config.autoscale)
+        sizes = checked_sizes(sizes, fleets, colocated=self.config.colocate)
         # The smallest first: a size that is refused is refused before anything is changed.
         for name in sorted(sizes, key=lambda name: sizes[name]):
             fleets[name].resize(sizes[name])
@@ -296,6 +293,8 @@ class Playing:
         self._last = record
         self.history.write(record)
         observe(record, self.config.iterations)
+        for fleet in self.wired.fleets.values():
+            fleet.note_progress()
         waiting_share = record.seconds["wait"] / record.seconds["iteration"]
         self.autoscaler.observe(time.monotonic(), waiting_share)
 
@@ -322,7 +321,11 @@ class Playing:
             return None
         sampling = sampling_of(self.config.solver.sampling, logprobs=False)
         encode = self.wired.prompts.solve
-        return await self.heldout.measured(when, self._examinee(), encode, sampling)
+        began = time.perf_counter()
+        outcome = await self.heldout.measured(when, self._examinee(), encode, sampling)
+        took = time.perf_counter() - began
+        self.seconds["held_out"] = self.seconds.get("held_out", 0.0) + took
+        return outcome
 
     def _examinee(self) -> Generator:
         """The policy, asked for no more at once than its engines decode."""
@@ -368,16 +371,6 @@ class Playing:
     def _report(self) -> None:
         if read_history(self.run_dir):
             write_report(self.run_dir)
-
-
-def _check_bounds(name: str, size: int, bounds: AutoscaleConfig | None) -> None:
-    """UserError for a size that the autoscaler would undo after the iteration in hand."""
-    if bounds is not None and not bounds.min <= size <= bounds.max:
-        raise UserError(
-            f"fleet {name} chooses its size between {bounds.min} and {bounds.max} (its section"
-            f" autoscale), and {size} would be undone: name one within, or submit the run again"
-            " with other bounds"
-        )
 
 
 def _greeting(config: RunConfig, iteration: int) -> str:

@@ -10,6 +10,7 @@ the run back, or the learner is lost, it goes on from a checkpoint by itself, al
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from pathlib import Path
@@ -18,27 +19,28 @@ from cluster.claim import claimed
 from cluster.initial import initial_model, pinned
 from cluster.inputs import check_prompts
 from cluster.lives import Lives
-from cluster.plan import make_plan, nodes_from
+from cluster.plan import check_beginning
 from cluster.rundir import best_export, check_unchanged, logged, newest_export, open_run, reopen_run
 from configs.errors import UserError
 from configs.schema import RunConfig
 from evaluation.run_files import read_summary
 
+log = logging.getLogger(__name__)
+
 
 def train(config: RunConfig) -> None:
     """Play and learn; where the run directory holds the same run, continue it."""
     # Before a directory is made that the corrected command would find taken.
-    make_plan(config, nodes_from(None)[1])
+    waits = check_beginning(config)
     if open_run(config):
         print(f"{config.run_dir} holds this run already: continuing it.")
-    _run(config)
+    _run(config, waits)
 
 
 def resume(run_dir: Path) -> None:
     """Continue a run from its last checkpoint."""
     config = reopen_run(run_dir)
-    make_plan(config, nodes_from(None)[1])
-    _run(config)
+    _run(config, check_beginning(config))
 
 
 def export(run_dir: Path, target: Path, *, best: bool = False) -> None:
@@ -54,12 +56,14 @@ def export(run_dir: Path, target: Path, *, best: bool = False) -> None:
     print(f"{target}: the model after iteration {model.parent.name}, for transformers and vLLM.")
 
 
-def _run(config: RunConfig) -> None:
+def _run(config: RunConfig, waits: str | None) -> None:
     if read_summary(config.run_dir) is not None:
         print(f"{config.run_dir} has ended; its summary and its report are there.")
         return
     started = time.perf_counter()
     with claimed(config.run_dir) as announce, logged(config.run_dir):
+        if waits is not None:
+            log.warning("%s", waits)
         check_unchanged(config)
         model = initial_model(config)
         seconds = {"base_model": time.perf_counter() - started}

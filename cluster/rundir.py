@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,6 +94,7 @@ def logged(run_dir: Path) -> Iterator[None]:
     root.setLevel(logging.INFO)
     for handler in (to_file, to_terminal):
         root.addHandler(handler)
+    hook, threading.excepthook = threading.excepthook, _keep
     try:
         yield
     except Exception:
@@ -101,10 +103,18 @@ def logged(run_dir: Path) -> Iterator[None]:
         log.exception("the run ends")
         raise
     finally:
+        threading.excepthook = hook
         root.setLevel(level)
         for handler in (to_file, to_terminal):
             root.removeHandler(handler)
             handler.close()
+
+
+def _keep(failed: threading.ExceptHookArgs) -> None:
+    """Note what ended a thread: a library's, such as the one that writes for TensorBoard, where the
+    disk is full. What the run itself needs says so in its own thread."""
+    if failed.exc_value is not None:
+        log.info("a thread has failed", exc_info=failed.exc_value)
 
 
 def check_unchanged(config: RunConfig) -> None:

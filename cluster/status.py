@@ -76,7 +76,14 @@ def status_text(status: Mapping[str, Any]) -> str:
         ["fleet", "actors", "serving", "version", "calls", "waiting", "restarts"],
         [_row(name, fleet) for name, fleet in status["fleets"].items()],
     )
-    for fleet in status["fleets"].values():
+    fleets = status["fleets"].values()
+    members = [member for fleet in fleets for member in fleet["members"]]
+    lines.append("")
+    lines += _table(
+        ["member", "state", "version", "calls", "restarts", "process"],
+        [_member_row(member) for member in members],
+    )
+    for fleet in fleets:
         lines += [f"  {sentence}" for sentence in fleet["unplaced"].values()]
     return "\n".join(lines)
 
@@ -88,6 +95,12 @@ def _row(name: str, fleet: Mapping[str, Any]) -> list[str]:
     figures = ("serving", "in_flight", "waiting", "restarts")
     serving, calls, waiting, restarts = (str(fleet[key]) for key in figures)
     return [name, str(fleet["target"]), serving, shown, calls, waiting, restarts]
+
+
+def _member_row(member: Mapping[str, Any]) -> list[str]:
+    unknown = {"version": None, "pid": None} | member
+    keys = ("name", "state", "version", "in_flight", "restarts", "pid")
+    return ["–" if unknown[key] is None else str(unknown[key]) for key in keys]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:

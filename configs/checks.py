@@ -171,6 +171,11 @@ def _check_fleets(config: RunConfig) -> None:
         not config.colocate or config.publish.backend in ("auto", "ipc"),
         "colocate publishes through ipc: set publish.backend to auto or ipc",
     )
+    _demand(
+        not config.colocate or config.rollout.autoscale is None,
+        "colocate is for one engine beside the learner, and rollout.autoscale would add others: set"
+        " rollout.autoscale to null, or colocate to false",
+    )
     shares = {
         "learner.ranks": config.learner.ranks,
         "rollout.replicas": config.rollout.replicas,

@@ -67,8 +67,9 @@ class FleetConfig(Config):
     """Seconds an actor that leaves may take to finish the calls in its hands; those that are left
     then are redone by others."""
     restarts: int = Field(default=10, ge=0)
-    """How often members of this fleet may be restarted, in all, before the run stops; counted anew
-    when all actors start again, as after a lost learner or a rollback."""
+    """How often members of this fleet may be restarted between two trained iterations (in an
+    evaluation: in all) before the run stops, since a fleet that dies of its work trains nothing. 0:
+    never; otherwise a fleet of more members may lose each of them once."""
     autoscale: AutoscaleConfig | None = None
     """Changes the number of actors while the run goes on, from `replicas` on; null: only `selfplay
     scale` does."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import ray
 import torch
 
-from actors.logs import keep_log, note
+from actors.logs import keep_libraries, keep_log, note
 from actors.packing import pack
 from actors.records import TokenIds
 from actors.telemetry import serve_metrics
@@ -48,9 +48,10 @@ class LearnerRank:
         from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415 (seconds)
 
         disable_progress_bar()
+        keep_log(self._config.run_dir, f"learner-{rank}")
         place = Place(rank, self._config.learner.ranks, address)
         self._rank = Rank(self._config, self._model_path, place)
-        keep_log(self._config.run_dir, f"learner-{rank}")
+        keep_libraries()
 
     def step(self, batches: Sequence[MicroBatch], iteration: int) -> RankReport:
         """See `Rank.step`."""

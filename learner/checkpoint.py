@@ -63,9 +63,11 @@ class CheckpointStore:
         """
         folder = self.root / f"{DRAFT_PREFIX}{iteration}"
         try:
+            # Not its parents: a run directory that is gone is not made anew without its rest.
+            self.root.mkdir(exist_ok=True)
             for abandoned in self.root.glob(f"{DRAFT_PREFIX}*"):
                 shutil.rmtree(abandoned)
-            folder.mkdir(parents=True)
+            folder.mkdir()
             draft = Draft(folder)
             yield draft
             _seal(draft)

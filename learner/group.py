@@ -192,7 +192,7 @@ class LearnerGroup:
 
         Returns the files that the ranks see there, which may not be what this process sees.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         seen = await self._all([rank.save.remote(folder) for rank in self._ranks], "saving")
         state = {
             **self._shape(),

@@ -10,6 +10,10 @@ ENGINE_DIFFERENCE = Gauge(
     "selfplay_learner_engine_logprob_difference_nats",
     "Mean difference to the engine's log-probabilities per trained token, where it told them",
 )
+IMPORTANCE_CLIPPED = Gauge(
+    "selfplay_learner_importance_clipped_ratio",
+    "Share of the trained tokens whose importance weight was cut at learner.importance_cap",
+)
 ENTROPY = Gauge("selfplay_learner_entropy_nats", "Mean entropy per trained token")
 GRADIENT_NORM = Gauge("selfplay_learner_gradient_norm", "Gradient norm before clipping")
 LEARNING_RATE = Gauge("selfplay_learner_learning_rate", "Learning rate of the last step")
@@ -38,6 +42,7 @@ def observe_step(metrics: dict[str, float], iteration: int, applied: bool) -> No
     LEARNING_RATE.set(metrics["learning_rate"])
     if "engine_logprob_difference" in metrics:
         ENGINE_DIFFERENCE.set(metrics["engine_logprob_difference"])
+        IMPORTANCE_CLIPPED.set(metrics["importance_clipped_share"])
     for role in ("solver", "challenger"):
         LOSS.labels(role).set(metrics[f"loss_{role}"])
         if f"kl_{role}" in metrics:

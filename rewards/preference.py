@@ -114,15 +114,21 @@ class PreferenceActor(FleetMember):
 
     def __init__(self, part: PreferencePart, *, post: Post, chat_date: datetime.date) -> None:
         """Start the model's engine; see `PreferenceModel`."""
+        super().__init__(post)
         self._seconds = SECONDS.labels(part.name)
         self._model = PreferenceModel(part, chat_date)
-        super().__init__(post)
 
     async def score(
-        self, query_text: str, answer_texts: list[str], reference: str | None
+        self,
+        query_text: str,
+        answer_texts: list[str],
+        reference: str | None,
+        iteration: int | None = None,
     ) -> npt.NDArray[np.float64]:
-        """Return the scores [G]; NaN where the pair does not fit the context."""
+        """Return the scores [G]; NaN where the pair does not fit the context. `iteration`, if there
+        is one, stands in the log from now on."""
         del reference  # a preference model judges by itself
+        self.note_iteration(iteration)
         with self._seconds.time():
             return await self._model.score(query_text, answer_texts)
 

@@ -125,6 +125,7 @@ class QualityActor(FleetMember):
             revision: Of the hub repository.
             trust_remote_code: Run model code that comes with the checkpoint.
         """
+        super().__init__(post)
         encoder = ChatEncoder(load_tokenizer(model_path, revision, trust_remote_code), chat_date)
         self._engine = Engine(
             model_path,
@@ -134,12 +135,17 @@ class QualityActor(FleetMember):
             trust_remote_code=trust_remote_code,
         )
         self._judge = QualityJudge(self._engine, encoder, config)
-        super().__init__(post)
 
     async def score(
-        self, query_text: str, answer_texts: list[str], seeds: list[int]
+        self,
+        query_text: str,
+        answer_texts: list[str],
+        seeds: list[int],
+        iteration: int | None = None,
     ) -> tuple[Verdict, ...]:
-        """Return the verdict on each of the G answers; see `QualityJudge.score`."""
+        """Return the verdict on each of the G answers; see `QualityJudge.score`. `iteration`, if
+        there is one, stands in the log from now on."""
+        self.note_iteration(iteration)
         with SECONDS.labels("quality").time():
             return await self._judge.score(query_text, answer_texts, seeds)
 

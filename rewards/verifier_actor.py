@@ -34,10 +34,16 @@ class VerifierActor(FleetMember):
         ).result()
 
     async def score(
-        self, query_text: str, answer_texts: list[str], reference: str | None
+        self,
+        query_text: str,
+        answer_texts: list[str],
+        reference: str | None,
+        iteration: int | None = None,
     ) -> npt.NDArray[np.float64]:
         """Return the scores [G]: `failed_score` for an answer that made the verifier hang, crash or
-        raise, NaN where it returned no finite number, so that the group is dropped and counted."""
+        raise, NaN where it returned no finite number, so that the group is dropped and counted.
+        `iteration`, if there is one, stands in the log from now on."""
+        self.note_iteration(iteration)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._thread, self._score, query_text, answer_texts, reference

@@ -26,10 +26,14 @@ def quiet_after():
 
 @pytest.mark.parametrize("propagate", [False, True])
 def test_every_line_says_of_which_run_actor_iteration_and_version(tmp_path, monkeypatch, propagate):
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", propagate)
     run_dir = tmp_path / "walk"
     (run_dir / "logs").mkdir(parents=True)
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     logs.keep_log(run_dir, "rollout-1")
+    # The library comes up, and may take its lines apart from the root's.
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", propagate)
+    logs.keep_libraries()
+    logs.keep_libraries()
     logging.getLogger("actors.somewhere").info("one")
     logs.note(iteration=6, version=7)
     logging.getLogger("vllm.engine").warning("two")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import functools
 import json
 import math
+import random
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from actors.records import Group
-from benchmarks import measure, simulate
+from benchmarks import measure, simulate, virtual_time
 from benchmarks.simulated import NORMAL, Failures, Lengths, Times
-from benchmarks.simulation import Line, Simulation, check
+from benchmarks.simulation import Line, Simulation, check, make_config
 from benchmarks.simulation import simulate as simulated
+from cluster.pending import load_pending, save_pending
 from cluster.seeds import Purpose, Seeds, Ticket
 
 HARSH = Failures(mean_life_s=300.0, hung_share=0.3)
 MEMBERS, ITERATIONS = 8, 8
+LIFE_S = (15.0, 60.0)
 
 
 @functools.cache
@@ -104,6 +109,40 @@ def test_answers_are_trained_whatever_their_length(staleness):
     shares = np.searchsorted(found, below, side="right") / len(found)
     assert np.abs(shares - expected).max() < 1.63 / math.sqrt(len(found))
     assert (found >= 4 * law.median).mean() > 0.02  # the tail is there to be lost
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+def test_answers_are_trained_whatever_their_length_however_often_the_run_is_stopped(
+    staleness, tmp_path
+):
+    times, chance = Times(), random.Random(0)
+    config = make_config(times, MEMBERS, staleness, seed=0)
+
+    async def life(before: Simulation | None) -> Simulation:
+        pending = load_pending(tmp_path) if before else None
+        simulation = Simulation(config, times, None, before, pending)
+        game, fleets = simulation.game, simulation.fleets.values()
+        await asyncio.gather(*(fleet.start() for fleet in fleets))
+        await game.weights.publish(game.iteration)
+        # In the middle of a round, most of the time: what is in flight then is lost.
+        asyncio.get_running_loop().call_later(chance.uniform(*LIFE_S), game.stop.set)
+        async with contextlib.aclosing(game.play()) as records:
+            async for _ in records:
+                pass
+        await asyncio.gather(*(fleet.stop() for fleet in fleets))
+        save_pending(game.pending(), tmp_path)
+        return simulation
+
+    async def lives() -> tuple[Simulation, int]:
+        simulation, stops = await life(None), 1
+        while simulation.game.iteration < ITERATIONS:
+            simulation, stops = await life(simulation), stops + 1
+        return simulation, stops
+
+    simulation, stops = virtual_time.run(lives())
+    check(simulation)
+    assert stops > ITERATIONS
+    assert lengths(simulation) == lengths(played(0)[1])
 
 
 def test_the_shares_of_the_engines_time_make_a_whole():

@@ -78,6 +78,13 @@ def alert_questions() -> list[Question]:
     return [Question(rule["alert"], rule["expr"], may_be_empty=True) for rule in alerts()]
 
 
+def operands(expression: str) -> str:
+    """An alert's expression that has data wherever what it compares has, whether it fires or not;
+    without what it leaves out."""
+    text = expression.partition("unless on")[0]
+    return re.sub(r"(==|<=|>=|<|>)(?![=~])", r"\1 bool", text)
+
+
 def exported() -> dict[str, set[str]]:
     """Every series a run exports, with its labels: docs/metrics.md, vLLM's, the process's own."""
     found = dict(OWN)

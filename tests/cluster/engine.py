@@ -36,7 +36,7 @@ class Engine:
         text = f" {'-'.join(map(str, ids))} "
         return Completion(prompt, ids, text, "stop", self.version, self.version, seed)
 
-    async def score(self, query: str, answers: list[str], extra: object) -> object:
+    async def score(self, query: str, answers: list[str], extra: object, iteration: int) -> object:
         if isinstance(extra, list):
             return tuple(
                 Verdict(seed % 8, answer) for seed, answer in zip(extra, answers, strict=True)

@@ -193,6 +193,7 @@ def test_the_command_by_hand_is_that_of_the_rayjob_with_time_to_stop():
     words = commanded("raycluster.yaml")
     environment = json.loads(words[words.index("--runtime-env-json") + 1])["env_vars"]
     assert environment == JOB_ENVIRONMENT
+    assert yaml.safe_load(rayjob()["spec"]["runtimeEnvYAML"]) == {"env_vars": JOB_ENVIRONMENT}
     _, _, _, _, _, *by_hand = words[words.index("--") + 1 :]
     _, _, _, _, _, *own = shlex.split(rayjob()["spec"]["entrypoint"])
     assert by_hand == own

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.actor import ActorHandle
 
+from cluster.calls import all_or_none
 from cluster.faults import RunError
 from cluster.fleet import Fleet
 from cluster.reserving import actor_class
@@ -90,6 +91,20 @@ def test_a_fleet_starts_with_those_that_have_a_place_and_the_others_join_later(c
     world = with_new_fleet(use, replicas=3, placement_deadline_s=0.02, start_deadline_s=0.2)
     assert [actor.name for actor in world.actors].count("rollout-1") == 1
     assert "rollout-1 has no place: it asks for 1 GPU" in caplog.text
+
+
+def test_fleets_that_start_together_ask_for_a_place_each_before_any_asks_for_more():
+    async def run() -> None:
+        world = World()
+        fleets = [world.fleet(2), world.fleet(3)]
+        await all_or_none([fleet.start() for fleet in fleets])
+        firsts, rest = world.actors[:2], world.actors[2:]
+        assert [actor.name for actor in firsts] == ["rollout-0", "rollout-0"]
+        assert Counter(a.name for a in rest) == {"rollout-1": 2, "rollout-2": 1}
+        for fleet in fleets:
+            await fleet.stop()
+
+    asyncio.run(run())
 
 
 def test_a_start_goes_on_when_a_member_has_come_back():

@@ -83,6 +83,36 @@ def test_a_newcomer_that_cannot_start_is_given_up_and_the_run_goes_on(caplog):
     assert "rollout-3 is given up after 3 starts, and 3 actors go on without it" in caplog.text
 
 
+# --- restarts ---
+
+
+def test_losses_are_counted_from_one_trained_iteration_to_the_next():
+    async def use(world: World, fleet: Fleet) -> None:
+        for _ in range(4):
+            fleet.replace("rollout-0", "died of it")
+            await until(lambda: len(fleet.serving()) == 2)
+            fleet.note_progress()
+        assert fleet.restarts == 4
+        fleet.replace("rollout-0", "the first")
+        fleet.replace("rollout-1", "the second")
+        await until(lambda: len(fleet.serving()) == 2)
+        fleet.replace("rollout-1", "the third")
+        with pytest.raises(RunError, match=r"used up its 2 restarts .* first lost was .*the first"):
+            await fleet.call("work", 1)
+
+    # Each of two members may be lost once, whatever the limit is.
+    with_fleet(use, restarts=1)
+
+
+def test_a_fleet_without_restarts_ends_with_its_first_loss():
+    async def use(world: World, fleet: Fleet) -> None:
+        fleet.replace("rollout-0", "dead")
+        with pytest.raises(RunError, match="used up its 0 restarts"):
+            await fleet.call("work", 1)
+
+    with_fleet(use, restarts=0)
+
+
 # --- leaving ---
 
 

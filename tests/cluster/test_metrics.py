@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import urllib.request
 from collections.abc import Iterator
@@ -187,6 +188,20 @@ def test_a_full_disk_is_named_with_the_history(played, tmp_path):
         history.write(played[1])
     history.close()
     assert begun.value.filename == added.value.filename == str(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_directory_that_is_gone_is_one_sentence(played, tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    history = History(run_dir, 0)
+    try:
+        shutil.rmtree(run_dir)
+        with pytest.raises(UserError, match=r"metrics\.jsonl cannot be written: the run directory"):
+            history.write(played)
+    finally:
+        history.close()
+    assert not run_dir.exists()
 
 
 def test_a_board_that_cannot_be_written_to_its_end_ends_nothing(played, tmp_path, caplog):

@@ -12,7 +12,14 @@ import ray
 
 from cluster.memory import ModelSize, learner_parts, measure, resting_gib
 from cluster.placement import Demand, NodeConfig, demands, place
-from cluster.plan import make_plan, nodes_from, ray_resources, render, this_machine
+from cluster.plan import (
+    check_beginning,
+    make_plan,
+    nodes_from,
+    ray_resources,
+    render,
+    this_machine,
+)
 from configs.errors import UserError
 from configs.load import load
 from tests.conftest import ROOT
@@ -104,6 +111,27 @@ def test_more_gpus_than_there_are_names_who_asks(llama):
     config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.replicas=6")
     with pytest.raises(UserError, match=r"asks for 10 GPUs \(learner 2, rollout 6, judge 1.*has 8"):
         make_plan(config, [NODE])
+
+
+def test_on_a_cluster_the_learner_and_one_of_each_fleet_are_enough_to_begin(llama, monkeypatch):
+    config = preset("llama-3.2-3b-lsp", llama["3b"], "rollout.replicas=6")
+    monkeypatch.setattr("cluster.plan._live_nodes", lambda: [NODE])
+    waits = check_beginning(config)
+    assert waits is not None
+    assert "asks for 10 GPUs" in waits
+    assert "begins with the actors that have a place" in waits
+    enough = NODE.model_copy(update={"gpus": 10})
+    monkeypatch.setattr("cluster.plan._live_nodes", lambda: [enough])
+    assert check_beginning(config) is None
+    # Four are the least: two ranks, an engine, the judge; the reward model has no place then.
+    monkeypatch.setattr("cluster.plan._live_nodes", lambda: [NODE.model_copy(update={"gpus": 4})])
+    with pytest.raises(UserError, match="asks for 5 GPUs"):
+        check_beginning(config)
+    # A Ray of the run's own gets no more nodes.
+    monkeypatch.setattr("cluster.plan._live_nodes", list)
+    monkeypatch.setattr("cluster.plan.this_machine", lambda: NODE)
+    with pytest.raises(UserError, match="asks for 10 GPUs"):
+        check_beginning(config)
 
 
 def test_actors_go_to_nodes_with_their_labels_and_leave_those_of_others():

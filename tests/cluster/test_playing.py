@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
+from cluster.faults import RunError
 from cluster.game import Pending
 from cluster.metrics import VERSION
 from cluster.playing import Playing
@@ -93,6 +94,40 @@ def test_a_run_that_starts_says_what_it_awaits(world, playing):
     assert (first["iteration"], first["awaited"]) == (50, "its actors, which start")
     assert second["awaited"] == "the learner has no place: it asks for 1 GPU"
     assert "waits for   its actors, which start" in status_text(first)
+
+
+def test_the_fleet_of_a_part_goes_by_the_parts_name_too(world, playing, monkeypatch):
+    resized = []
+    bounds = SimpleNamespace(autoscale=None)
+    world.wired.fleets["reward_taste"] = SimpleNamespace(config=bounds, resize=resized.append)
+
+    async def status() -> dict[str, Any]:
+        return {}
+
+    monkeypatch.setattr(playing, "_status", status)
+    asyncio.run(playing._scale({"taste": 3}))
+    asyncio.run(playing._scale({"reward_taste": 2}))
+    assert resized == [3, 2]
+    with pytest.raises(UserError, match="there is no fleet tast; there are reward_taste"):
+        asyncio.run(playing._scale({"tast": 3}))
+
+
+def test_what_ended_a_run_comes_before_what_could_not_be_saved(world, playing, monkeypatch, caplog):
+    async def nothing(*_: Any) -> Any: ...
+
+    async def ends(*_: Any) -> None:
+        raise RunError("the first cause")
+
+    async def fails(*_: Any) -> None:
+        raise UserError("no room on the disk")
+
+    monkeypatch.setattr(playing, "_set_up", nothing)
+    monkeypatch.setattr(playing, "_measured", nothing)
+    monkeypatch.setattr(playing, "_iterate", ends)
+    monkeypatch.setattr(playing, "_save", fails)
+    with pytest.raises(RunError, match="the first cause"):
+        asyncio.run(playing.play())
+    assert "nothing could be saved: no room on the disk" in caplog.text
 
 
 def test_a_size_that_the_autoscaler_would_undo_is_refused(world, playing):

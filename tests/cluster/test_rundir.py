@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 
 from cluster.claim import claimed
-from cluster.rundir import check_unchanged, open_run
+from cluster.rundir import check_unchanged, logged, open_run
 from configs.errors import UserError
 from configs.load import load, load_resolved
 
@@ -56,3 +57,20 @@ def test_a_folder_of_something_else_is_not_written_into(tmp_path: Path):
         open_run(config(tmp_path))
     with pytest.raises(UserError, match="is a file"):
         open_run(config(tmp_path / "thesis.tex"))
+
+
+def test_a_threads_failure_is_kept_and_not_shown(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    def fails() -> None:
+        raise FileNotFoundError("events.out")
+
+    (tmp_path / "logs").mkdir()
+    before = threading.excepthook
+    with logged(tmp_path):
+        thread = threading.Thread(target=fails)
+        thread.start()
+        thread.join()
+    assert threading.excepthook is before
+    assert capfd.readouterr().err == ""
+    kept = (tmp_path / "logs" / "driver.log").read_text()
+    assert "a thread has failed" in kept
+    assert "FileNotFoundError: events.out" in kept

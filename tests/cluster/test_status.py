@@ -10,7 +10,9 @@ from configs.errors import UserError
 
 
 def member(name: str, version: int | None, state: str = "serving") -> dict:
-    return {"name": name, "state": state, "version": version, "in_flight": 1, "restarts": 0}
+    member = {"name": name, "state": state, "version": version, "in_flight": 1, "restarts": 0}
+    # What has not started has said nothing of itself.
+    return member if state == "starting" else member | {"pid": 4711}
 
 
 STATUS = {
@@ -44,6 +46,12 @@ def test_the_status_reads_well():
   fleet    actors  serving  version  calls  waiting  restarts
   rollout       3        2      6–7     12        0         1
   judge         1        1        –      1        4         0
+
+  member        state  version  calls  restarts  process
+  rollout-0   serving        7      1         0     4711
+  rollout-1   serving        6      1         0     4711
+  rollout-2  starting        0      1         0        –
+  judge-0     serving        –      1         0     4711
   rollout-2 has no place: it asks for 1 GPUs"""
     )
 

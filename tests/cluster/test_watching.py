@@ -26,6 +26,8 @@ from tests.cluster.dashboards import (
 )
 
 PROMETHEUS = DEPLOY / "prometheus"
+ELSEWHERE = {"selfplay_queries_admitted_ratio", "selfplay_stopping"}
+"""Metrics on no panel: the queries stand there as rates, and the other is for an alert."""
 ROWS = ["Overview", "Fleets", "Rollout", "Rewards and game", "Learner", "Weight sync", "Faults"]
 
 
@@ -149,6 +151,13 @@ def test_expressions_ask_for_what_a_run_exports():
         assert grouped(question.expression) <= labels | TARGET, question
         named = set(re.findall(r"{{(\w+)}}", question.legend))
         assert named <= grouped(question.expression), question
+
+
+def test_every_metric_of_a_run_is_on_the_dashboard():
+    asked = [name for q in dashboard_questions() for name, _ in used(q.expression)]
+    shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
+    own = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported() if "selfplay_" in name}
+    assert own - shown == ELSEWHERE
 
 
 def test_variables_of_the_dashboard_are_those_that_expressions_use():

@@ -221,6 +221,12 @@ def test_one_rank_and_one_engine_share_a_gpu_and_more_are_refused(key):
     load(one_gpu, [f"{key}=2", "colocate=false"])
 
 
+def test_an_engine_beside_the_learner_does_not_choose_how_many_it_is():
+    one_gpu = QUICKSTART.with_name("one-gpu.yaml")
+    autoscale = ["rollout.autoscale.max=2", "rollout.autoscale.target=0.1"]
+    assert "rollout.autoscale would add others" in refusal(*autoscale, path=one_gpu)
+
+
 def test_a_section_given_in_part_keeps_this_places_defaults():
     config = load(
         QUICKSTART, ["rewards.quality.sampling={max_tokens: 9}", "challenger.sampling={}"]

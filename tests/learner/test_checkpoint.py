@@ -107,6 +107,15 @@ def test_a_foreign_folder_is_refused(tmp_path, content):
         read_state(tmp_path / "nowhere")
 
 
+def test_a_run_directory_that_is_gone_is_not_made_anew(tmp_path):
+    with (
+        pytest.raises(UserError, match="cannot write the checkpoint"),
+        CheckpointStore(tmp_path / "gone" / "checkpoints", keep=1).writing(1),
+    ):
+        pass
+    assert not (tmp_path / "gone").exists()
+
+
 def test_a_pointer_to_nothing_is_refused(tmp_path):
     (tmp_path / "latest").write_text("../../etc")
     with pytest.raises(UserError, match="latest"):
