@@ -79,6 +79,8 @@ class Control:
         self._handlers = handlers
         self._actor: Any = None
         self._serving: asyncio.Task[None] | None = None
+        self._asked: ray.ObjectRef[Any] | None = None
+        """The call that waits for the next question."""
 
     def start(self) -> None:
         """Be found from now on."""
@@ -102,14 +104,18 @@ class Control:
         if self._serving is not None:
             self._serving.cancel()
             await asyncio.gather(self._serving, return_exceptions=True)
-        if self._actor is not None:
-            with contextlib.suppress(RayError):
+        with contextlib.suppress(RayError):
+            if self._asked is not None:
+                # Ray would tell the terminal of a call that it means to try again.
+                ray.cancel(self._asked)
+            if self._actor is not None:
                 ray.kill(self._actor)
 
     async def _serve(self) -> None:
         while True:
             try:
-                mark, what, arguments = await self._actor.next.remote()
+                self._asked = self._actor.next.remote()
+                mark, what, arguments = await self._asked
                 await self._actor.answer.remote(mark, *await self._answered(what, arguments))
             except RayActorError as error:
                 log.warning("control: its actor is lost and starts again: %s", error)

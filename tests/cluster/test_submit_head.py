@@ -61,8 +61,8 @@ def test_a_command_on_the_cluster_finds_its_token_or_says_what_to_do(head):
 
 
 def test_a_submission_travels_runs_and_ends_as_its_driver(head, tmp_path):
-    # More engines than the cluster has room for: the driver itself says so.
-    settings = (f"run_dir={tmp_path / 'named'}", "rollout.replicas=100")
+    # The cluster has no room for its learner: the driver itself says so.
+    settings = (f"run_dir={tmp_path / 'named'}", "learner.cpus=100")
     done = submitted(head, "configs/quickstart.yaml", *settings)
     lines = done.stdout.splitlines()
     assert lines[0] == f"run      named in {tmp_path / 'named'}"
