@@ -88,7 +88,7 @@ def _add_alpaca(evaluations: Any) -> None:
     )
     sub.add_argument(
         "--against",
-        metavar="MODEL|RUN|FILE.json",
+        metavar="MODEL|RUN|FILE",
         help="what it is compared with, a file in AlpacaEval's form among them; otherwise the model"
         " that the run began with",
     )

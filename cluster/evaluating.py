@@ -309,7 +309,7 @@ def _reference(
             f"name what {named} is compared with: --against with a model, a run, or a JSON file of"
             " answers in AlpacaEval's form"
         )
-    if against.endswith(".json"):
+    if against.endswith(".json") or Path(against).is_file():
         return Path(against)
     others = [text for text in overrides if text.partition("=")[0] != "revision"]
     return find_evaluated(JudgedConfig, against, others, values)

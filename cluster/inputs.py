@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from actors.killable import KillableFunction
-from cluster.dataset import is_file, load_rows
+from cluster.dataset import ADAPTER, is_file, load_rows
 from cluster.heldout import problems_of
 from configs.errors import UserError
 from configs.functions import resolve
@@ -52,6 +52,8 @@ def _functions(config: RunConfig) -> Iterator[tuple[str, str]]:
     named = {"model.make": config.model.make}
     if config.heldout is not None:
         named["heldout.identity"] = config.heldout.identity
+    if config.source.dataset is not None:
+        named[ADAPTER] = config.source.dataset.adapter
     named |= {f"{section}.problems": made.problems for section, made in _problems(config)}
     return ((key, name) for key, name in named.items() if name is not None)
 

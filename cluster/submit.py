@@ -30,6 +30,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from cluster.claim import STOP_DEADLINE_S
+from cluster.dataset import SUFFIXES as DATA_SUFFIXES
 from cluster.faults import RunError
 from cluster.token import find_token, refusal
 from configs.errors import UserError
@@ -54,7 +55,6 @@ USERS_MISTAKE = 2
 """Exit code of a driver that ended over its configuration or command."""
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 FUNCTION = re.compile(r"([\w.]+):\w+")
-DATA_SUFFIXES = (".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)

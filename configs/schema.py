@@ -116,9 +116,15 @@ class DatasetConfig(Config):
     """Queries out of a file or the hub, for the data-driven baseline."""
 
     path: str
-    """A JSONL or Parquet file, or a hub id."""
+    """A file, or a hub id. A file is .json (one list of objects), .jsonl, .jsonl.gz or .parquet."""
+    subset: str | None = None
+    """Subset (configuration) of a hub data set that has several, for example GSM8K's `main`."""
     split: str = "train"
     """Split of a hub data set."""
+    adapter: FunctionName | None = None
+    """A function `(row) -> row` that is given every row as it was published and makes one with the
+    fields below, for example evaluation.adapters:gsm8k (docs/data.md); None: rows are taken as they
+    are."""
     query_field: str = "query"
     """Field with the query's text."""
     context_field: str | None = None

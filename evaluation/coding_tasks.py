@@ -64,7 +64,7 @@ def humaneval(path: Path | None = None) -> list[CodingTask]:
         UserError: The file or the hub cannot be read, or holds something else.
     """
     rows = load_rows(path, HUMANEVAL, ("task_id", "prompt", "entry_point", "test"))
-    return [_task(place, row, _humaneval_task) for place, row in rows]
+    return [_task(place, row, humaneval_task) for place, row in rows]
 
 
 def mbpp(path: Path | None = None, ids: Iterable[int] = MBPP_TEST_IDS) -> list[CodingTask]:
@@ -75,10 +75,11 @@ def mbpp(path: Path | None = None, ids: Iterable[int] = MBPP_TEST_IDS) -> list[C
     """
     wanted = set(ids)
     rows = load_rows(path, MBPP, ("task_id", "text", "test_setup_code", "test_list"))
-    return [_task(place, row, _mbpp_task) for place, row in rows if row["task_id"] in wanted]
+    return [_task(place, row, mbpp_task) for place, row in rows if row["task_id"] in wanted]
 
 
-def _humaneval_task(row: Row) -> CodingTask:
+def humaneval_task(row: Row) -> CodingTask:
+    """The task of a published row; ValueError where its prompt or tests are no such."""
     prompt, name = row["prompt"], row["entry_point"]
     start = re.search(rf"^def[ \t]+{re.escape(name)}\b", prompt, re.MULTILINE)
     if start is None:
@@ -90,7 +91,8 @@ def _humaneval_task(row: Row) -> CodingTask:
     return CodingTask(row["task_id"], query, tests, given, opening=prompt)
 
 
-def _mbpp_task(row: Row) -> CodingTask:
+def mbpp_task(row: Row) -> CodingTask:
+    """The task of a published row; ValueError where its tests are none."""
     tests = "\n".join([*filter(None, [row["test_setup_code"].strip()]), *row["test_list"]])
     query = _MBPP_QUERY.format(text=row["text"].strip(), tests=tests.replace("\r", ""))
     return CodingTask(f"MBPP/{row['task_id']}", query, read_tests(tests))

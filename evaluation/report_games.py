@@ -32,11 +32,15 @@ class Game:
 
 @dataclass(frozen=True)
 class Moment:
-    """Games of one iteration, and queries the gate rejected in it."""
+    """Games of one iteration, and queries the gate rejected in it.
+
+    `ranked`: the games are those of the highest and the lowest Challenger's reward, not the first.
+    """
 
     iteration: int
     games: list[Game]
     rejected: list[Row]
+    ranked: bool
 
 
 def spread(iterations: int, moments: int = MOMENTS) -> list[int]:
@@ -58,15 +62,15 @@ def _moment(iteration: int, rows: list[Row]) -> Moment:
             answers.setdefault(row["group_id"], []).append(row)
     queries = [row for row in rows if row["role"] == "challenger"]
     played = [row for row in queries if row["group_id"] in answers]
-    games = [Game(row, _best_to_worst(answers[row["group_id"]])) for row in _ends(played)]
+    rewarded = [row for row in played if row["reward"] is not None]
+    shown = _ends(rewarded) if rewarded else played[:QUERIES]
+    games = [Game(row, _best_to_worst(answers[row["group_id"]])) for row in shown]
     rejected = [row for row in queries if not row["admitted"]][:REJECTED_SHOWN]
-    return Moment(iteration + 1, games, rejected)
+    return Moment(iteration + 1, games, rejected, ranked=bool(rewarded))
 
 
 def _ends(queries: list[Row]) -> list[Row]:
-    """The query whose reward was highest and the one whose was lowest; the first ones of data."""
-    if any(row["reward"] is None for row in queries):
-        return queries[:QUERIES]
+    """The query whose reward was highest, and the one whose was lowest."""
     ordered = sorted(queries, key=lambda row: -row["reward"])
     return [*ordered[: QUERIES - 1], *ordered[QUERIES - 1 :][-1:]]
 

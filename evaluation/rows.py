@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def load_rows(path: Path | None, hub: HubData, fields: Sequence[str]) -> list[tu
     Raises:
         UserError: The file or the hub cannot be read, or holds something else.
     """
-    rows = list(_of_file(path) if path is not None else _of_hub(hub))
+    rows = list(json_lines(path) if path is not None else _of_hub(hub))
     for place, row in rows:
         missing = [name for name in fields if name not in row]
         if missing:
@@ -44,14 +45,13 @@ def load_rows(path: Path | None, hub: HubData, fields: Sequence[str]) -> list[tu
     return rows
 
 
-def _of_file(path: Path) -> Iterator[tuple[str, Row]]:
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+def json_lines(path: Path, key: str = "") -> Iterator[tuple[str, Row]]:
+    """Yield (where it stands, row) for all rows of a JSON-lines file, also .gz.
+
+    Raises UserError as `read_text` does, and with the number of the line that is no JSON object.
+    """
     # Not splitlines(): a text may hold other line separators than "\n".
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path, key).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -61,6 +61,23 @@ def _of_file(path: Path) -> Iterator[tuple[str, Row]]:
         if not isinstance(row, dict):
             raise UserError(f"{path} line {number} is not a JSON object")
         yield f"{path} line {number}", row
+
+
+def read_text(path: Path, key: str = "") -> str:
+    """Return a file's text, unpacked where it is .gz.
+
+    Args:
+        path: The file.
+        key: The key of the configuration that names it, for the message; "": there is none.
+
+    Raises:
+        UserError: It cannot be read, unpacked or decoded.
+    """
+    try:
+        data = path.read_bytes()
+        return (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{key} {path} cannot be read: {error}".lstrip()) from error
 
 
 def _of_hub(hub: HubData) -> Iterator[tuple[str, Row]]:

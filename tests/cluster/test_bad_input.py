@@ -133,6 +133,10 @@ BAD = {
     "empty data file": (data("$empty"), "source.dataset.path $empty holds no rows"),
     "malformed data file": (data("$malformed"), "$malformed line 2 is not JSON"),
     "data without the field": (data("$fieldless"), "$fieldless line 2 has no field 'text'"),
+    "no such adapter": (
+        [*ON_DATA, "source.dataset={path: nobody/no-data, adapter: 'evaluation.adapters:gsm'}"],
+        "source.dataset.adapter 'evaluation.adapters:gsm' cannot be imported",
+    ),
     "more GPUs than there are": (
         ["rollout.gpus=1", "rollout.replicas=99", "publish.backend=auto"],
         "the run asks for 99 GPUs (rollout 99) and the cluster has",

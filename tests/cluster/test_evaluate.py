@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from cluster import cli
 from cluster.evaluated import find_base, find_evaluated
+from cluster.evaluating import evaluate_alpaca
 from configs.load import load, save_resolved
 from evaluation.benchmark_table import coding_summary, definitions, table
 from evaluation.coding import Attempt
@@ -119,6 +121,25 @@ def test_a_judge_named_by_an_option_is_a_text_and_settings_add_to_it(model):
     assert found.config.alpaca.judge is not None
     assert (found.config.alpaca.judge.model, found.config.alpaca.judge.concurrency) == ("1.0", 3)
     assert values == {"alpaca": {"judge": {"model": "1.0"}}}
+
+
+@pytest.mark.parametrize("name", ["answers.json", "answers.jsonl", "answers", "absent.json"])
+def test_any_file_can_be_what_a_model_is_compared_with(model, tmp_path, monkeypatch, name):
+    if name != "absent.json":  # whose absence is said when it is read
+        (tmp_path / name).write_text("[]")
+    asked = []
+
+    async def evaluate(config, who, other, folder, **_):
+        asked.append(other)
+        return {}
+
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    monkeypatch.setattr("cluster.evaluating.evaluate", evaluate)
+    monkeypatch.setattr("cluster.evaluating._contestant", lambda engines, one: one)
+    monkeypatch.setattr("cluster.evaluating.with_engines", lambda work: asyncio.run(work(None)))
+    options = {"judge": "j", "judge_url": None, "reward_judge": None, "out": tmp_path / "o"}
+    evaluate_alpaca(str(model), str(tmp_path / name), [], **options, say=print)
+    assert asked == [tmp_path / name]
 
 
 # --- what a user can get wrong ---

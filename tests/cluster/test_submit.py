@@ -139,9 +139,12 @@ def test_what_the_cluster_has_passes(project, override):
             "rewards.parts.0={kind: preference, name: solved, model: runs/x}",
             "rewards.parts.0.model runs/x does not travel",
         ),
-        (
-            "source={kind: mix, dataset: {path: data/none.jsonl}}",
-            "source.dataset.path data/none.jsonl: there is no such file",
+        *(
+            (
+                f"source={{kind: mix, dataset: {{path: data/none{suffix}}}}}",
+                f"source.dataset.path data/none{suffix}: there is no such file",
+            )
+            for suffix in (".json", ".jsonl", ".jsonl.gz", ".parquet")
         ),
     ],
 )

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actors.records import Completion, Group, Query, Rejected, Scores, Verdict
 from cluster.ledger import Ledger
@@ -198,6 +200,17 @@ def watch(run_dir: Path) -> Path:
     return run_dir
 
 
+def out_of_data(run_dir: Path, n: int | None = None) -> Path:
+    """Take away the reward of the first n queries of each iteration (None: of all of them)."""
+    for path in (run_dir / "games").glob("*.parquet"):
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in [row for row in rows if row["role"] == "challenger"][:n]:
+            row["reward"] = None
+        pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+    return run_dir
+
+
 def as_of_old(run_dir: Path) -> Path:
     """Take away what the first versions did not write."""
     edit_history(run_dir, lambda row: {k: v for k, v in row.items() if k not in ADDED})
@@ -321,7 +334,9 @@ def make_experiment(root: Path, iterations: int = 8) -> tuple[ExperimentConfig, 
             if (name, seed) != ("lsp_learn", 2):
                 before = 0.5 + 0.02 * seed
                 rates = (before, rate + 0.01 * len(name) * seed)
-                measured_run(root / f"seed-{seed}" / name, iterations, rates)
+                run_dir = measured_run(root / f"seed-{seed}" / name, iterations, rates)
+                if name == "grpo":
+                    out_of_data(run_dir)
     return config, stages
 
 

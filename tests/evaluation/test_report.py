@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cluster.seeds import Ticket
 from configs.errors import UserError
 from configs.load import load, save_resolved
 from evaluation.charts import Chart, draw_chart, running_mean
@@ -26,6 +27,7 @@ from tests.evaluation.synthetic import (
     edit_history,
     evaluate,
     make_run,
+    out_of_data,
     records,
     watch,
     write_result,
@@ -138,6 +140,35 @@ def test_games_are_of_the_first_the_last_and_iterations_between(run):
             rewards = [answer["reward"] for answer in game.answers]
             assert rewards == sorted(rewards, reverse=True)
             assert {answer["group_id"] for answer in game.answers} == {game.query["group_id"]}
+
+
+BY_REWARD = "the query with the highest and the one with the lowest reward for the Challenger"
+THE_FIRST = "the first two queries, since they come out of a data set"
+
+
+def test_games_of_a_data_set_are_the_first_ones_and_the_page_says_so(run, page, tmp_path):
+    data_run = out_of_data(make_run(tmp_path / "run", 2))
+    for moment in moments(data_run, [0, 1]):
+        assert not moment.ranked
+        assert [game.query["group_id"] for game in moment.games] == [
+            Ticket(moment.iteration - 1, slot).group_id for slot in (0, 1)
+        ]
+    data_page = write_report(data_run).read_text()
+    assert THE_FIRST in data_page
+    assert BY_REWARD not in data_page
+    assert f"{BY_REWARD}, each with its best" in page
+    assert THE_FIRST not in page
+
+
+def test_of_a_mix_the_games_of_the_challengers_own_queries_are_shown(tmp_path):
+    mixed = out_of_data(make_run(tmp_path / "run", 1), 2)
+    (moment,) = moments(mixed, [0])
+    assert moment.ranked
+    assert {game.query["group_id"] for game in moment.games} == {
+        Ticket(0, slot).group_id for slot in (2, 3)
+    }
+    hard, easy = (game.query["reward"] for game in moment.games)
+    assert hard >= easy
 
 
 def test_undone_games_are_not_shown(run, tmp_path):

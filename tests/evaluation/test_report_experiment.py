@@ -101,6 +101,17 @@ def test_games_are_of_the_last_stage_at_its_start_and_its_end(experiment):
     assert found["grpo_lsp"].moments != moments(first, [0, 2])
 
 
+def test_the_page_says_which_games_it_shows_of_each_kind_of_method(experiment, page):
+    config, stages = experiment
+    found = {one.method: one.moments for one in samples(stages, config.experiment_dir)}
+    assert not any(moment.ranked for moment in found["grpo"])
+    assert all(moment.ranked for moment in found["lsp_learn"])
+    assert (
+        "the query with the highest and the one with the lowest reward for the Challenger, or the"
+        " first two where all come out of a data set and have no such reward, each with its best"
+    ) in page
+
+
 def test_every_stage_is_there_once_and_what_is_missing_is_said(experiment, page):
     config, stages = experiment
     places = places_of(stages, config.experiment_dir)
