@@ -114,8 +114,8 @@ class Control:
     async def _serve(self) -> None:
         while True:
             try:
-                self._asked = self._actor.next.remote()
-                mark, what, arguments = await self._asked
+                asked = self._asked = self._actor.next.remote()
+                mark, what, arguments = await asked
                 await self._actor.answer.remote(mark, *await self._answered(what, arguments))
             except RayActorError as error:
                 log.warning("control: its actor is lost and starts again: %s", error)

@@ -98,9 +98,9 @@ def _row(name: str, fleet: Mapping[str, Any]) -> list[str]:
 
 
 def _member_row(member: Mapping[str, Any]) -> list[str]:
-    unknown = {"version": None, "pid": None} | member
     keys = ("name", "state", "version", "in_flight", "restarts", "pid")
-    return ["–" if unknown[key] is None else str(unknown[key]) for key in keys]
+    known = (member.get(key) for key in keys)
+    return ["–" if one is None else str(one) for one in known]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
