@@ -89,10 +89,10 @@ figures: $(READY)  ## Play the quickstart for three seeds, with two rewards (abo
 staleness: $(READY)  ## Play the quickstart at staleness 0 and 1 (about a quarter of an hour)
 	$(PYTHON) -m benchmarks.staleness
 
-replicate: $(READY)  ## Play the paper's table in miniature, five seeds; goes on where it stopped
+replicate: $(READY)  ## Play the paper's table in miniature, five seeds (two hours on 2 cores); goes on where it stopped
 	$(PYTHON) -m benchmarks.replicate
 
-replicate-kl: $(READY)  ## Play the paper's KL term against three others, three seeds
+replicate-kl: $(READY)  ## Play the paper's KL term against three others, three seeds (an hour, less after replicate)
 	$(PYTHON) -m benchmarks.replicate --kl
 
 .venv-peer/.installed: requirements/peer.txt | $(VENV)/.installed

@@ -20,9 +20,10 @@ from cluster.experiment_results import figures_of
 from cluster.faults import RunError
 from configs.errors import UserError
 from configs.experiments import ExperimentConfig, load_experiment
-from evaluation.experiment import Rules
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_page import between, markdown, percent, points, table
+from evaluation.experiment_time import times
+from evaluation.over_time import Rules
 from evaluation.replication import WATCHED, drift, questions
 from evaluation.run_files import commit_of
 from evaluation.self_reward import beside_the_verifier
@@ -72,9 +73,10 @@ def main() -> int:
     else:
         more = {"questions": questions(figures, curves), "judge": judges(config)}
         page = told(more["questions"]) + "\n" + judge_table(more["judge"])
-    played = {"played_by_commits": commits(config), "missing": failed}
-    measure.write(stem.with_suffix(".json"), {**figures, **more, **played})
-    page = markdown(figures, failed) + "\n" + page
+    time = {"at_once": config.at_once, **times(played(config))}
+    made = {"time": time, "played_by_commits": commits(config), "missing": failed}
+    measure.write(stem.with_suffix(".json"), {**figures, **more, **made})
+    page = "\n".join([markdown(figures, failed), page, took(time)])
     stem.with_suffix(".md").write_text(page, "utf-8")
     draw(figures, curves, stem.with_suffix(".png"))
     print(page)
@@ -92,9 +94,32 @@ def judges(config: ExperimentConfig) -> dict[str, Any]:
 
 def commits(config: ExperimentConfig) -> list[str]:
     """The versions of the code that played the stages."""
-    chains = [dirs for by_seed in ended(config).values() for dirs in by_seed.values()]
-    found = {commit_of(run_dir) for dirs in chains for run_dir in dirs}
+    found = {commit_of(run_dir) for run_dir in played(config).values()}
     return sorted(commit for commit in found if commit is not None)
+
+
+def played(config: ExperimentConfig) -> dict[str, Path]:
+    """The stages behind the figures, by their folder in the experiment's; shared ones are one."""
+    chains = [dirs for by_seed in ended(config).values() for dirs in by_seed.values()]
+    return {
+        str(run_dir.relative_to(config.experiment_dir)): run_dir
+        for dirs in chains
+        for run_dir in dirs
+    }
+
+
+def took(time: Mapping[str, Any]) -> str:
+    """How long the stages took, as a sentence."""
+    return (
+        f"Time: {len(time['stages'])} stages, at most {time['at_once']} at once:"
+        f" {minutes(time['stages_s'])} by the clock of each added up, {minutes(time['clock_s'])} in"
+        " which at least one of them was played.\n"
+    )
+
+
+def minutes(seconds: float | None) -> str:
+    """Seconds in whole minutes."""
+    return "–" if seconds is None else f"{seconds / 60:.0f} min"
 
 
 def judge_table(judges: Mapping[str, Mapping[str, float | None]]) -> str:

@@ -14,10 +14,11 @@ from configs.errors import UserError
 from configs.experiments import SAVED, ExperimentConfig, load_experiment
 from configs.load import RESOLVED, load_resolved
 from configs.provenance import provenance
-from evaluation.experiment import Rules, check_bases, compare, over_time
+from evaluation.experiment import check_bases, compare
 from evaluation.experiment_chart import Curves, draw
 from evaluation.experiment_judged import EVALUATION, Runs, compare_judged
 from evaluation.experiment_page import markdown
+from evaluation.over_time import Rules, over_time
 from evaluation.report_experiment import write_experiment_report
 from learner.checkpoint import write_durably
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +18,7 @@ from scipy import stats
 
 from configs.errors import UserError
 from evaluation.intervals import Booleans, paired_difference, wilson
-from evaluation.run_files import Row, read_games, read_history, read_summary
+from evaluation.run_files import Row, read_summary
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float64]
@@ -32,19 +29,9 @@ Inside = Callable[[T, T], dict[str, Any] | None]
 LEVEL = 0.95
 OVERALL = "overall"
 """Stands beside the names of families."""
-LEARNER = ("kl_solver", "kl_challenger", "entropy")
-CURVES = ("v", "informative", "quality", "tasks", "admitted", "distinct", "new", *LEARNER)
-"""What `over_time` follows."""
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What a world of its own can say exactly of any text."""
-
-    quality: Callable[[str, str], float]
-    """(query, answer) → points, 0…7."""
-    is_task: Callable[[str], bool]
-    """Whether a query is a task that has an answer."""
+RATE = (0.0, 1.0)
+DIFFERENCE = (-1.0, 1.0)
+"""Between what a rate lies, and a difference of two."""
 
 
 def compare(
@@ -149,15 +136,20 @@ def _invented(dirs: Sequence[Path]) -> int:
     return sum(_heldout(run_dir).get("invented_by_challenger", 0) for run_dir in dirs)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float | None, list[float] | None]:
-    """The mean over seeds with its 95% interval by Student's t; None where there is none."""
+def mean_interval(
+    values: Sequence[float], bounds: tuple[float, float] = RATE
+) -> tuple[float | None, list[float] | None]:
+    """The mean over seeds with its 95% interval by Student's t; None where there is none.
+
+    It is cut off at the bounds of the values, beyond which no mean lies.
+    """
     if not values:
         return None, None
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, None
     half = float(stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * stats.sem(values))
-    return mean, [mean - half, mean + half]
+    return mean, [max(bounds[0], mean - half), min(bounds[1], mean + half)]
 
 
 def estimate(values: Sequence[float], alone: Sequence[float] | None, unit: str) -> dict[str, Any]:
@@ -217,7 +209,7 @@ def paired_test(
     if not seeds:
         return None
     differences = [one["difference"] for one in seeds]
-    mean, ci95 = mean_interval(differences)
+    mean, ci95 = mean_interval(differences, DIFFERENCE)
     t, p = paired_t(differences)
     return {
         "method": method,
@@ -257,91 +249,6 @@ def adjusted(tests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     values = stats.false_discovery_control([one["p"] for one in known]) if known else []
     by_test = {id(one): float(p) for one, p in zip(known, values, strict=True)}
     return [{**one, "p_adjusted": by_test.get(id(one))} for one in tests]
-
-
-def over_time(run_dir: Path, rules: Rules | None = None) -> dict[str, list[float | None]]:
-    """By iteration, each of `CURVES`; None where there is nothing to measure.
-
-    v: the solve rate of the trained queries. informative: share of them whose answers differ in R,
-    without which the Solver learns nothing of R from them. quality: mean of `rules.quality` over
-    their answers, without rules the judge's R_Q. tasks: share of the trained queries that are
-    tasks, None without rules. admitted: share of the sampled queries that the gate let through.
-    distinct: share of different texts among the sampled. new: share of the trained queries that
-    were not trained in an earlier iteration.
-    """
-    history = read_history(run_dir)
-    seen: set[str] = set()
-    curves: dict[str, list[float | None]] = {name: [] for name in CURVES}
-    for record in history:
-        games = _games(run_dir, record["iteration"])
-        queries, answers = _trained(games)
-        made = {
-            "v": record["v"],
-            "informative": _informative(games),
-            "quality": _quality(record, queries, answers, rules),
-            "tasks": rules and mean_known([float(rules.is_task(q)) for q in queries.values()]),
-            "admitted": _share(record["admitted"], sum(record["rejected"].values())),
-            "distinct": record["distinct_queries"],
-            "new": _new(set(queries.values()), seen),
-            **{name: record["learner"].get(name) for name in LEARNER},
-        }
-        seen.update(queries.values())
-        for name, value in made.items():
-            curves[name].append(value)
-    return curves
-
-
-def early_and_late(curve: Sequence[float | None], share: float = 0.2) -> dict[str, float | None]:
-    """Means over the first and the last fifth of a curve, what is None left out."""
-    width = max(1, round(share * len(curve)))
-    return {"first": mean_known(curve[:width]), "last": mean_known(curve[-width:])}
-
-
-def _games(run_dir: Path, iteration: int) -> list[Row]:
-    columns = ["role", "group_id", "text", "admitted", "reward_parts"]
-    return [one for one in read_games(run_dir, [iteration], columns) if one["admitted"]]
-
-
-def _trained(games: Rows) -> tuple[dict[str, str], list[tuple[str, str]]]:
-    """The trained queries by group, and (group, answer) of each answer."""
-    queries = {one["group_id"]: one["text"] for one in games if one["role"] == "challenger"}
-    answers = [(one["group_id"], one["text"]) for one in games if one["role"] == "solver"]
-    return queries, answers
-
-
-def _informative(games: Rows) -> float | None:
-    """The share of the groups of which two answers differ in a part of R."""
-    parts: dict[str, set[tuple[float, ...]]] = defaultdict(set)
-    for one in games:
-        if one["role"] == "solver":
-            parts[one["group_id"]].add(tuple(one["reward_parts"].values()))
-    return mean_known([float(len(each) > 1) for each in parts.values()])
-
-
-def _quality(
-    record: Row,
-    queries: Mapping[str, str],
-    answers: Sequence[tuple[str, str]],
-    rules: Rules | None,
-) -> float | None:
-    if rules is None:
-        return record["v_quality"]
-    given = [(queries[group], text) for group, text in answers if group in queries]
-    return mean_known([rules.quality(query, text) for query, text in given])
-
-
-def _new(texts: set[str], seen: set[str]) -> float | None:
-    return len(texts - seen) / len(texts) if texts else None
-
-
-def _share(part: int, rest: int) -> float | None:
-    return part / (part + rest) if part + rest else None
-
-
-def mean_known(values: Sequence[float | None]) -> float | None:
-    """The mean of what is known and finite, None where nothing is."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return float(np.mean(known)) if known else None
 
 
 def _means(seeds: Rows, counts: Mapping[str, int]) -> dict[str, dict[str, Any]]:

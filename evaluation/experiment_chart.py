@@ -17,7 +17,7 @@ from evaluation.experiment import OVERALL, Floats
 from evaluation.experiment_page import Figures, families_of
 
 Curves = Mapping[str, Mapping[int, Mapping[str, Sequence[float | None]]]]
-"""By method, seed and name, what `evaluation.experiment.over_time` gives."""
+"""By method, seed and name, what `evaluation.over_time` gives."""
 Cells = Mapping[str, Mapping[str, Any]]
 """By family, a mean and its interval."""
 
@@ -34,6 +34,9 @@ PANELS = {
     "quality": "quality of query and answer, 0…7",
     "distinct": "different queries of an iteration, share",
     "new": "queries never trained before, share",
+    "distinct_2": "different pairs of words in the queries, share",
+    "self_bleu": "self-BLEU of the queries, 1: all alike",
+    "novelty": "novelty of the queries against the past, 0…1",
     "v": "V, the mean reward R of the queries",
     "informative": "queries whose answers differ in R, share",
     "entropy": "entropy, nats per token",

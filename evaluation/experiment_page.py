@@ -82,13 +82,13 @@ def _caption(figures: Figures) -> str:
             f"AlpacaEval against {figures['reference']}, judged by {figures['judge']},"
             f" {figures['n']:,} instructions: win rate with a tie as half (AlpacaEval) and with a"
             " tie as a loss (the paper's v3), then win, tie and loss, in %: means over the seeds,"
-            " intervals by Student's t over the seeds, of a single seed by bootstrap over the"
-            " instructions."
+            " intervals by Student's t over the seeds, cut off at 0 and 100, of a single seed by"
+            " bootstrap over the instructions."
         )
     return (
         f"Share of {figures['n']:,} held-out problems solved, then win, tie and loss against the"
         " base problem by problem, in %: means over the seeds, intervals by Student's t over the"
-        " seeds, of a single seed by Wilson over the problems."
+        " seeds, cut off at 0 and 100, of a single seed by Wilson over the problems."
     )
 
 

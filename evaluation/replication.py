@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from evaluation.experiment import Floats, early_and_late, mean_known
+from evaluation.experiment import Floats
+from evaluation.over_time import early_and_late, mean_known
 
 SELF_PLAY = ("lsp_zero", "lsp", "lsp_learn")
 RESAMPLES = 9999
-WATCHED = ("admitted", "tasks", "quality", "distinct", "new", "v", "informative")
+WATCHED = (
+    *("admitted", "tasks", "quality", "v", "informative"),
+    *("distinct", "new", "distinct_2", "self_bleu", "novelty"),
+)
 
 Curves = Mapping[str, Sequence[float | None]]
 

@@ -45,11 +45,14 @@ PANELS = {
     "admitted": ("Admitted queries", "share of the queries sampled", 0, TOP),
     "distinct": ("Different queries", "share of the texts of an iteration", 0, TOP),
     "new": ("New queries", "share that the stage has not trained before", 0, TOP),
+    "distinct_2": ("Distinct 2-grams", "of the queries' words, over all of them", 0, TOP),
+    "self_bleu": ("Self-BLEU", "of a query against the iteration's others; 1: all alike", 0, TOP),
+    "novelty": ("Novelty", "mean, against the queries of past iterations", 0, TOP),
     "kl_solver": ("KL of the Solver", "to its reference, nats per token", None, None),
     "kl_challenger": ("KL of the Challenger", "to its reference, nats per token", None, None),
     "entropy": ("Entropy", "nats per trained token", None, None),
 }  # fmt: skip
-"""Title, note and axis of each curve of `evaluation.experiment.over_time`."""
+"""Title, note and axis of each curve of `evaluation.over_time`."""
 ENDED = "ended"
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evaluation.experiment import Floats, mean_known
+from evaluation.experiment import Floats
+from evaluation.over_time import mean_known
 from evaluation.run_files import read_games, read_history
 
 COLUMNS = ["role", "group_id", "text", "admitted", "reward_parts", "quality"]

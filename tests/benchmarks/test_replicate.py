@@ -41,5 +41,12 @@ def test_figures_are_written_with_what_is_missing(tmp_path, monkeypatch, kl, ste
     assert len(written["missing"]) == 2 * len(failing)
     assert written["command"].startswith("python -m benchmarks.replicate")
     assert ("over_time" if kl else "questions") in written
-    assert "| lsp | 2 | 50.0 |" in (tmp_path / f"{stem}.md").read_text()
+    time = written["time"]
+    assert (time["at_once"], time["clock_s"]) == (1, None)
+    assert time["stages"]["seed-3/lsp"] == {"setup": 20.0, "train": 40.0}
+    stages = 2 * (len(METHODS) - 1 - len(failing))
+    assert (len(time["stages"]), time["stages_s"]) == (stages, 60.0 * stages)
+    text = (tmp_path / f"{stem}.md").read_text()
+    assert "| lsp | 2 | 50.0 |" in text
+    assert f"Time: {stages} stages, at most 1 at once: {stages} min by the clock of each" in text
     assert (tmp_path / f"{stem}.png").exists()

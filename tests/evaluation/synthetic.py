@@ -25,7 +25,8 @@ from configs.schema import RunConfig
 from evaluation.alpaca.rates import summarise as summarise_verdicts
 from evaluation.alpaca.verdicts import verdicts_of
 from evaluation.benchmark_table import definitions
-from evaluation.experiment import compare, over_time
+from evaluation.experiment import compare
+from evaluation.over_time import over_time
 from evaluation.run_files import read_history
 from tests.conftest import ROOT
 

@@ -12,25 +12,19 @@ from matplotlib.figure import Figure
 
 from configs.errors import UserError
 from evaluation.experiment import (
-    CURVES,
-    Rules,
     adjusted,
     check_bases,
     compare,
-    early_and_late,
     mean_interval,
-    over_time,
     paired_t,
     paired_test,
     row,
     within,
 )
-from evaluation.experiment_chart import PANELS, draw, draw_curves, mean_curve
+from evaluation.experiment_chart import draw, draw_curves, mean_curve
 from evaluation.experiment_page import markdown
 from evaluation.intervals import wilson
 from evaluation.replication import find, questions, share_of_gain
-from evaluation.run_files import read_games, read_history
-from tests.evaluation.synthetic import make_run
 
 
 def bits(text: str) -> np.ndarray:
@@ -117,6 +111,23 @@ def test_the_interval_is_students_t():
     assert mean_interval([]) == (None, None)
 
 
+def test_an_interval_stays_where_rates_and_differences_can_be():
+    # Means 0.95 and 0.9, half-widths 4.30265 × 0.05 / √3 and 12.706 × 0.1.
+    half = 4.302653 * 0.05 / math.sqrt(3)
+    assert mean_interval([0.9, 0.95, 1.0])[1] == pytest.approx([0.95 - half, 1.0], abs=1e-6)
+    assert mean_interval([0.0, 0.2])[1] == [0.0, 1.0]
+    found = paired_test("a", "b", {0: 1.0, 1: 0.8}, {0: 0.0, 1: 0.0}, difference)
+    assert found is not None
+    assert found["ci95"] == [pytest.approx(0.9 - 12.706205 * 0.1, abs=1e-6), 1.0]
+    found = paired_test("b", "a", {0: 0.0, 1: 0.0}, {0: 1.0, 1: 0.8}, difference)
+    assert found is not None
+    assert found["ci95"][0] == -1.0
+
+
+def difference(others: float, mine: float) -> dict:
+    return {"difference": mine - others, "p": None}
+
+
 def test_paired_t_of_hand_worked_differences():
     # 1, 2, 3: mean 2, standard error 1/√3, t = 2√3 with two degrees of freedom.
     t, p = paired_t([1.0, 2.0, 3.0])
@@ -195,41 +206,6 @@ def test_runs_of_other_problems_are_not_paired_test(tmp_path):
         compare({"m": {0: [tmp_path]}}, {0: base})
 
 
-def test_curves_are_those_of_the_run(tmp_path):
-    run_dir = make_run(tmp_path / "run", 6)
-    history = read_history(run_dir)
-    curves = over_time(run_dir)
-    assert curves["v"] == [record["v"] for record in history]
-    assert curves["quality"] == [record["v_quality"] for record in history]
-    rejected = sum(history[0]["rejected"].values())
-    assert curves["admitted"][0] == pytest.approx(4 / (4 + rejected))
-    games = read_games(run_dir, [0], ["role", "group_id", "reward"])
-    right = [[g["reward"] for g in games if g["group_id"] == name and g["role"] == "solver"]
-             for name in {g["group_id"] for g in games}]  # fmt: skip
-    assert curves["informative"][0] == np.mean([len(set(each)) > 1 for each in right if each])
-    # One of the four queries is the same in every iteration, the others are drawn anew.
-    assert curves["new"] == [1.0, *[0.75] * 5]
-
-
-def test_quality_by_rules_stands_in_for_the_judge(tmp_path):
-    run_dir = make_run(tmp_path / "run", 2)
-    rules = Rules(
-        quality=lambda _, answer: float(answer == "a b c d e f"),
-        is_task=lambda query: query.startswith("Sort the letters"),
-    )
-    curves = over_time(run_dir, rules)
-    assert curves["quality"] == pytest.approx(curves["v"])
-    # The one that is the same in every iteration is none.
-    assert curves["tasks"] == [0.75, 0.75]
-    assert over_time(run_dir)["tasks"] == [None, None]
-
-
-def test_early_and_late_are_the_first_and_last_fifth():
-    curve = [1.0, 3.0, *[100.0] * 6, 5.0, None]
-    assert early_and_late(curve) == {"first": 2.0, "last": 5.0}
-    assert early_and_late([None] * 5) == {"first": None, "last": None}
-
-
 def test_share_of_grpos_gain():
     def seeds(*rates: float) -> dict:
         return {"seeds": [{"seed": i, "heldout": rate} for i, rate in enumerate(rates)]}
@@ -273,10 +249,6 @@ def test_the_page_shows_every_method_and_what_is_missing(figures, tmp_path):
 
 def compare_none() -> dict:
     return compare({"lsp": {}}, {})["means"]["heldout"]["lsp"]
-
-
-def test_the_chart_has_a_panel_of_each_curve():
-    assert set(PANELS) == set(CURVES)
 
 
 @pytest.mark.parametrize(("v", "bottom"), [([0.5, 1.0], 0.0), ([-4.0, -2.0], None)])
