@@ -23,8 +23,8 @@ def times(run_dirs: Mapping[str, Path]) -> dict[str, Any]:
 
     Returns:
         {stages, stages_s, clock_s}. stages: by name `wall_s` of its summary: base_model (the wait
-        for another stage that makes the same one included), setup, train and held_out. stages_s: these
-        added up. clock_s: the time in which at least one of the stages was played, each from
+        for another stage that makes the same one included), setup, train and held_out. stages_s:
+        these added up. clock_s: the time in which at least one of the stages was played, each from
         `base_model` before the first line of its driver's log to the last line; so time in which
         none was is left out, and of stages side by side none counts twice. None where a stage has
         no such log.
