@@ -28,6 +28,9 @@ VERSION = Gauge("selfplay_policy_version", "Version of the policy that was publi
 REWARD = Gauge("selfplay_reward", "Mean reward of the last iteration, by role", ["role"])
 VALUE = Gauge("selfplay_value", "V: mean external reward R of the last iteration")
 QUALITY = Gauge("selfplay_quality", "V_Q: mean quality reward of the last iteration, 0 to 7")
+UNPARSABLE = Gauge(
+    "selfplay_verdicts_unparsable_ratio", "Share of the quality verdicts that could not be read"
+)
 PART = Gauge("selfplay_reward_part", "Mean of a named part of R in the last iteration", ["part"])
 ADMITTED = Counter("selfplay_queries_admitted", "Queries that were admitted and trained")
 ADMITTED_SHARE = Gauge(
@@ -75,6 +78,7 @@ def observe(record: IterationRecord, iterations: int) -> None:
     REWARD.labels("challenger").set(record.reward_challenger)
     VALUE.set(record.v)
     QUALITY.set(record.v_quality)
+    UNPARSABLE.set(record.verdicts_unparsable)
     for name, value in record.parts.items():
         PART.labels(name).set(value)
     ADMITTED_SHARE.set(record.admitted_share)

@@ -15,7 +15,7 @@ from actors.records import Group, Rejected
 from configs.rewards import Part
 from rewards.codelike import code_share
 from rewards.diversity import query_statistics
-from rewards.reward import combine
+from rewards.reward import NO_VERDICT, combine
 
 Floats = npt.NDArray[np.float64]
 
@@ -83,6 +83,8 @@ class IterationRecord:
     """V: mean over the queries of R, the weighted sum of the parts."""
     v_quality: float
     """V_Q: mean over the queries of R_Q, raw 0…7."""
+    verdicts_unparsable: float
+    """Share of the quality verdicts that could not be read, those of dropped groups included."""
     parts: dict[str, float]
     """Mean of each part of R, raw; a verifier's is its solve rate."""
     learner: dict[str, float]
@@ -162,6 +164,7 @@ def summarise(
         reward_challenger=_mean(outcome.rewards_challenger),
         v=_mean([combine(group.scores, parts).mean() for group in answered]),
         v_quality=_mean([quality_of(group) for group in answered]),
+        verdicts_unparsable=unparsable_share(groups, dropped[NO_VERDICT]),
         parts=means,
         learner=dict(outcome.metrics),
         admitted=len(answered),
@@ -193,6 +196,13 @@ def diversity_of(groups: Sequence[Group]) -> dict[str, float]:
 def quality_of(group: Group) -> float:
     """V_Q of one query: the mean of its parsable verdicts, NaN where there is none."""
     return _mean([v.score for v in group.scores.verdicts if v.score is not None])
+
+
+def unparsable_share(groups: Sequence[Group], lost: int) -> float:
+    """Share of the verdicts without a score; all of `lost` more groups had none. NaN unjudged."""
+    judged = [group.scores.verdicts for group in groups if group.scores.verdicts]
+    missing = [verdict.score is None for verdicts in judged for verdict in verdicts]
+    return _mean(missing + [True] * lost * (len(judged[0]) if judged else 0))
 
 
 def _mean(values: Sequence[Any] | Floats) -> float:

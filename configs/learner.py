@@ -23,7 +23,8 @@ class KLConfig(Config):
     level: Literal["token", "sequence"] = "token"
     """Σ_t f(l_t), or f(Σ_t l_t), with l_t the log-ratio of token t."""
     place: Literal["loss", "reward"] = "loss"
-    """In the loss, or subtracted from the reward before the advantage."""
+    """In the loss, or subtracted from the reward before the advantage, where k1 alone has the
+    gradient of KL(π‖π_ref): a warning comes with k2 and k3."""
     watched: bool = True
     """Load the reference at β = 0 too, so that the KL of each role is seen; false saves its memory
     and its forward pass."""

@@ -91,7 +91,8 @@ class ChallengerConfig(Config):
     """How V_Q enters `learnability`: added, or as the factor V_Q/7 (arXiv 2604.20209)."""
     baseline: Literal["batch", "task"] = "batch"
     """What a query's reward is centred on: the mean of the iteration's queries (the paper's), or
-    of those of its own task, so that tasks of unequal difficulty do not crowd each other out."""
+    of those of its own task, so that tasks of unequal difficulty do not crowd each other out. A
+    query's reward teaches nothing where it is alone in its task."""
     repetition: RepetitionConfig = RepetitionConfig()
     """What queries lose that resemble others of their iteration."""
     novelty: float = Field(default=0.0, ge=0)

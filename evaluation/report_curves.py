@@ -48,6 +48,7 @@ def _rewards(history: Sequence[Row]) -> list[Chart]:
         Chart("Challenger's reward", "mean over its queries", {"": of("reward_challenger")}),
         Chart("V and its parts", "mean external reward R", values),
         Chart("Quality V_Q", "the reference model's verdict R_Q, 0 to 7", {"": of("v_quality")}),
+        Chart("Unparsable verdicts", "share of the verdicts", {"": of("verdicts_unparsable")}, 0),
     ]
 
 

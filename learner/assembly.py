@@ -198,17 +198,28 @@ def trained_rows(places: Sequence[Slot], credit: Credit, config: RunConfig) -> l
     return merged(((slot.group, slot.role), row) for slot, row in zip(places, rows, strict=True))
 
 
-def reward_metrics(rewards: Sequence[Floats], credit: Credit) -> dict[str, float]:
-    """Return means of R and of both roles' rewards, and the spread of their advantages."""
+def reward_metrics(
+    rewards: Sequence[Floats], credit: Credit, tasks: Sequence[str] | None
+) -> dict[str, float]:
+    """Return means of R and of both roles' rewards, and the spread of their advantages.
+
+    With `tasks` [N] also `alone_in_task`, the share of the Challenger's queries whose advantage is
+    0 because no other is of their task.
+    """
     asked = credit.rewards_challenger[~np.isnan(credit.rewards_challenger)]
     trained = credit.advantages_challenger[~np.isnan(credit.advantages_challenger)]
-    return {
+    metrics = {
         "value_mean": _mean(np.concatenate([np.zeros(0), *rewards])),
         "reward_solver_mean": _mean(np.concatenate([np.zeros(0), *credit.rewards_solver])),
         "advantage_solver_std": _std(np.concatenate([np.zeros(0), *credit.advantages_solver])),
         "reward_challenger_mean": _mean(asked),
         "advantage_challenger_std": _std(trained),
     }
+    if tasks is not None:
+        tasks_N = np.array(tasks)[~np.isnan(credit.rewards_challenger)]
+        number_N = (tasks_N[:, None] == tasks_N).sum(axis=1)
+        metrics["alone_in_task"] = _mean((number_N == 1).astype(np.float64))
+    return metrics
 
 
 def _advantage(slot: Slot, credit: Credit) -> float:

@@ -147,17 +147,14 @@ class LearnerGroup:
         if kl.place == "reward" and kl.coefficient > 0:
             estimates = await self._kl(places)
             earned = assembly.penalised(earned, places, estimates, kl.coefficient)
-        credit = assign_credit(
-            earned,
-            divide_by_std=self.config.learner.advantage_std,
-            tasks=assembly.tasks_of(groups, self.config),
-        )
+        tasks = assembly.tasks_of(groups, self.config)
+        credit = assign_credit(earned, divide_by_std=self.config.learner.advantage_std, tasks=tasks)
         reports = await self._train(places, credit, iteration)
         if reports[0].applied:
             self._moments = moments
             self._memory = self._memory.updated([g.query.text for g in groups if g.answers])
             self.steps += 1
-        metrics = reports[0].metrics | assembly.reward_metrics(raw, credit)
+        metrics = reports[0].metrics | assembly.reward_metrics(raw, credit, tasks)
         metrics["padding_share"] = float(np.mean([r.metrics["padding_share"] for r in reports]))
         return _result(reports, metrics, alike.means(), credit, places)
 

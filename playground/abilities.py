@@ -4,7 +4,6 @@ Plain Hugging Face generation: this is the yardstick for making the base model, 
 """
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,13 +15,21 @@ from playground import corpus, language, verdicts
 from playground.corpus import Document, Encoders
 from playground.language import Problem
 from playground.tokenizer import PAD, control_id
+from playground.verdicts import Judged
+from rewards.verdict import parse_verdict
 
 REPLY_TOKENS = 40
 ROWS = 256
-VERDICT = re.compile(
-    r"<calculation> (?P<terms>(?:[01] \+ ){6}[01]) = (?P<total>\d) </calculation> "
-    r"<score> (?P<score>\d) </score>$"
-)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How verdicts were written: shares of all, and mean scores of those that can be read."""
+
+    parsable: float
+    agree: float
+    mean_sound: float
+    mean_mangled: float
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,7 @@ class Abilities:
     challenger_readable: float
     challenger_distinct: float
     challenger_cells: dict[tuple[str, int], int]
-    verdicts_parsable: float
-    verdicts_agree: float
-    mean_score_sound: float
-    mean_score_mangled: float
+    judging: Judging
 
 
 @torch.inference_mode()
@@ -78,13 +82,19 @@ def solve_rates(
     return {cell: sum(values) / len(values) for cell, values in scores.items()}
 
 
-def score(verdict: str) -> int | None:
-    """The score of a verdict written as the rules write it, else None."""
-    match = VERDICT.search(verdict)
-    if match is None:
-        return None
-    total = match["terms"].count("1")
-    return total if {match["total"], match["score"]} == {str(total)} else None
+def compare(judged: Sequence[Judged], written: Sequence[str]) -> Judging:
+    """The written verdicts, read as the game reads them, against those of the rules."""
+    scores = [parse_verdict(verdict) for verdict in written]
+    ruled = [parse_verdict(one.verdict) for one in judged]
+    readable = [language.parse(one.instruction) is not None for one in judged]
+    sound = [score for score, read in zip(scores, readable, strict=True) if read]
+    mangled = [score for score, read in zip(scores, readable, strict=True) if not read]
+    return Judging(
+        parsable=sum(score is not None for score in scores) / len(scores),
+        agree=sum(a == b for a, b in zip(scores, ruled, strict=True)) / len(scores),
+        mean_sound=_mean(sound),
+        mean_mangled=_mean(mangled),
+    )
 
 
 def measure(
@@ -111,19 +121,13 @@ def measure(
         ],
         sample=True,
     )
-    scores = [score(verdict) for verdict in written]
-    sound = [s for s, j in zip(scores, judged, strict=True) if language.parse(j.instruction)]
-    mangled = [s for s, j in zip(scores, judged, strict=True) if not language.parse(j.instruction)]
     return Abilities(
         greedy=solve_rates(problems, play(asked, sample=False)),
         sampled=solve_rates(problems, play(asked, sample=True)),
         challenger_readable=len(invented) / n,
         challenger_distinct=len({problem.key for problem in invented}) / n,
         challenger_cells=dict(Counter((p.family, p.level) for p in invented)),
-        verdicts_parsable=sum(score is not None for score in scores) / n,
-        verdicts_agree=sum(score(j.verdict) == s for s, j in zip(scores, judged, strict=True)) / n,
-        mean_score_sound=_mean(sound),
-        mean_score_mangled=_mean(mangled),
+        judging=compare(judged, written),
     )
 
 
@@ -139,14 +143,14 @@ def table(abilities: Abilities) -> str:
         greedy, sampled = abilities.greedy.get(cell, 0.0), abilities.sampled.get(cell, 0.0)
         invented = abilities.challenger_cells.get(cell, 0)
         lines.append(f"{cell[0]:8} {cell[1]:5}  {greedy:6.1%}  {sampled:7.1%}  {invented:8}")
-    count = len(abilities.greedy)
+    count, judging = len(abilities.greedy), abilities.judging
     greedy, sampled = sum(abilities.greedy.values()), sum(abilities.sampled.values())
     lines += [
         f"solver: {greedy / count:.1%} greedily, {sampled / count:.1%} at temperature 1",
         f"challenger: {abilities.challenger_readable:.1%} readable, "
         f"{abilities.challenger_distinct:.1%} distinct",
-        f"judge: {abilities.verdicts_parsable:.1%} parsable, {abilities.verdicts_agree:.1%} agree; "
-        f"mean score {abilities.mean_score_sound:.2f} for sound queries, "
-        f"{abilities.mean_score_mangled:.2f} for mangled ones",
+        f"judge: {judging.parsable:.1%} parsable, {judging.agree:.1%} agree; "
+        f"mean score {judging.mean_sound:.2f} for sound queries, "
+        f"{judging.mean_mangled:.2f} for mangled ones",
     ]
     return "\n".join(lines)

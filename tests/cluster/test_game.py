@@ -10,8 +10,10 @@ import pytest
 from actors.records import Group
 from cluster.faults import RunError
 from cluster.game import Game, Pending
+from cluster.record import unparsable_share
 from cluster.seeds import Ticket
 from tests.cluster.fakes import Gate, Learner, MemoryLedger, World, make_config, make_game, play
+from tests.learner.games import group as scored
 
 
 def ids(batches: list[list[Group]]) -> list[str]:
@@ -89,6 +91,9 @@ def test_a_dropped_group_is_counted_and_another_played_in_its_place(kind):
     records = asyncio.run(play(game))
     assert ids(learner.batches[1:2])[2] == "000001-0002-002"
     assert sum(records[1].dropped.values()) == 2
+    # Of two verdicts each on four trained groups and, where that is why they went, on the dropped.
+    shares = [record.verdicts_unparsable for record in records]
+    assert shares == pytest.approx([0, 4 / 12 if kind == "unparsable" else 0, 0, 0])
     assert game.staleness.dropped == 2
     assert all(len(groups) == 4 for groups in learner.batches)
     assert all(record.staleness_max == 0 for record in records)
@@ -282,6 +287,14 @@ def test_the_record_holds_the_figures_of_both_roles():
     assert record.tokens_generated > 0
     assert set(record.seconds) == {"wait", "generate", "reward", "train", "publish", "iteration"}
     assert record.distinct_queries == 1.0
+
+
+def test_unparsable_verdicts_are_a_share_of_all():
+    groups = [scored([1, 0], verdicts=[None, 7]), scored([1, 0], verdicts=[3, 3])]
+    rejected = scored([], reject_reason="echo")
+    assert unparsable_share([*groups, rejected], 0) == 1 / 4
+    assert unparsable_share(groups, 2) == 5 / 8
+    assert math.isnan(unparsable_share([scored([1, 0])], 0))
 
 
 def test_the_record_has_null_for_what_does_not_apply():

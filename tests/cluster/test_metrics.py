@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -35,7 +36,7 @@ def sample(name: str, **labels: str) -> float:
 
 
 def test_an_iteration_is_exported(played):
-    record = played[1]
+    record = dataclasses.replace(played[1], verdicts_unparsable=0.25)
     assert record.rejected, "the test needs rejected queries"
     names = ["selfplay_queries_admitted_total", "selfplay_tokens_generated_total"]
     before = [sample(name) for name in names]
@@ -53,6 +54,7 @@ def test_an_iteration_is_exported(played):
     assert sample("selfplay_reward", role="challenger") == record.reward_challenger
     assert sample("selfplay_reward", role="solver") == record.reward_solver
     assert sample("selfplay_reward_part", part="solved") == record.parts["solved"]
+    assert sample("selfplay_verdicts_unparsable_ratio") == 0.25
     assert (sample("selfplay_iteration"), sample("selfplay_policy_version")) == (2, 2)
 
 

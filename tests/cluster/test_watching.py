@@ -26,8 +26,12 @@ from tests.cluster.dashboards import (
 )
 
 PROMETHEUS = DEPLOY / "prometheus"
-ELSEWHERE = {"selfplay_queries_admitted_ratio", "selfplay_stopping"}
-"""Metrics on no panel: the queries stand there as rates, and the other is for an alert."""
+ELSEWHERE = {
+    "selfplay_queries_admitted_ratio",
+    "selfplay_stopping",
+    "selfplay_verdicts_unparsable_ratio",
+}
+"""Metrics on no panel: queries and verdicts stand there as rates, and one is for an alert."""
 ROWS = ["Overview", "Fleets", "Rollout", "Rewards and game", "Learner", "Weight sync", "Faults"]
 
 

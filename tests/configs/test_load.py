@@ -22,6 +22,7 @@ from tests.conftest import ROOT
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
 QUICKSTART = next(path for path in PRESETS if path.name == "quickstart.yaml")
 LSP = QUICKSTART.with_name("llama-3.2-3b-lsp.yaml")
+MIX = ["source.kind=mix", "source.dataset={path: rows.jsonl}"]
 
 
 def refusal(*overrides: str, path: Path = QUICKSTART) -> str:
@@ -194,10 +195,37 @@ def test_the_papers_printed_kl_is_warned_of_and_the_other_presets_are_silent():
         (LSP, "learner.kl.coefficient=0", "nothing holds the policy"),
         (LSP, "learner.dtype=float32", "rollout.dtype is bfloat16"),
         (QUICKSTART, "challenger={reward: quality}", "challenger.reward is quality"),
+        (LSP, "learner.kl.place=reward", "k2 subtracted from the reward"),
+        (LSP, "learner.kl={place: reward, estimator: k3}", "k3 subtracted from the reward"),
     ],
 )
 def test_what_is_rarely_meant_is_warned_of(path, override, words):
     assert any(words in sentence for sentence in warnings(load(path, [override])))
+
+
+@pytest.mark.parametrize("override", ["estimator: k1", "coefficient: 0"])
+def test_kl_in_the_reward_is_not_warned_of_where_it_is_right_or_off(override):
+    found = warnings(load(LSP, [f"learner.kl={{place: reward, {override}}}"]))
+    assert not any("from the reward" in sentence for sentence in found)
+
+
+@pytest.mark.parametrize(
+    ("queries", "more", "mean"),
+    [
+        (11, [], "1.8"),
+        (12, [], None),
+        (11, ["challenger.baseline=batch"], None),
+        (11, ["challenger.alpha=0"], None),
+        (16, [*MIX, "source.dataset_share=0.5"], "1.3"),
+        (60, [*MIX, "source.dataset_share=0.8"], None),
+    ],
+)
+def test_a_baseline_per_task_is_warned_of_where_queries_would_be_alone(queries, more, mean):
+    # The quickstart's templates are of six tasks, the model's own judgement one of them.
+    settings = [f"queries={queries}", "challenger.baseline=task", *more]
+    found = [one for one in warnings(load(QUICKSTART, settings)) if "challenger.baseline" in one]
+    assert len(found) == (mean is not None)
+    assert all(f"over 6 tasks are {mean} of each" in one for one in found)
 
 
 def test_the_presets_hold_the_papers_numbers():

@@ -180,7 +180,8 @@ def edit_history(run_dir: Path, edit: Callable[[dict], dict]) -> None:
 
 DIVERSITY = ("distinct_1", "distinct_2", "distinct_3", "self_bleu", "duplicates", "novelty",
              "repetition", "code_answers")  # fmt: skip
-ADDED = ("admitted_share", "diversity", "probe_difference", "development", "alarms")
+ADDED = ("admitted_share", "diversity", "probe_difference", "development", "alarms",
+         "verdicts_unparsable")  # fmt: skip
 """Keys of metrics.jsonl that runs of the first versions lack."""
 
 

@@ -97,6 +97,7 @@ def test_every_curve_is_there(page):
     assert shown(page) == [
         *("Win, tie and loss", "Win rate, ties as half", "Win rate, ties as losses"),
         *("Solver&#39;s reward", "Challenger&#39;s reward", "V and its parts", "Quality V_Q"),
+        "Unparsable verdicts",
         *("Development problems", "KL to the reference", "Entropy", "Gradient norm"),
         *("Engine against learner", "Distinct n-grams", "Self-BLEU", "Different queries"),
         *("Duplicates", "Novelty", "Repetition", "Answers like code"),
@@ -108,7 +109,7 @@ def test_every_curve_is_there(page):
 def test_what_a_run_does_not_have_is_left_out(tmp_path):
     page = write_report(as_of_old(make_run(tmp_path / "run", 3))).read_text()
     absent = {"Development problems", "Engine against learner", "Self-BLEU", "Novelty"}
-    assert not absent & set(shown(page))
+    assert not {*absent, "Unparsable verdicts"} & set(shown(page))
     assert "Different queries" in shown(page)
     for anchor in ("alarms", "evaluations"):
         assert f'id="{anchor}"' not in page
@@ -257,9 +258,11 @@ def test_a_run_of_one_iteration_without_quality_or_held_out_problems(tmp_path):
     rows = read_history(tmp_path)
     for row in rows:
         row |= {"v_quality": None, "learner": {"grad_norm": None}, "diversity": None}
+        row["verdicts_unparsable"] = None
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_report(tmp_path).read_text()
     assert "Quality V_Q" not in page
+    assert "Unparsable verdicts" not in page
     assert "KL to the reference" not in page
     assert "Means over the first and the last tenth" in page
 

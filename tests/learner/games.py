@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,23 @@ def group(
             completion(rng, int(rng.integers(2, 14)), int(rng.integers(3, 7))) for _ in rewards
         ),
         scores=Scores(
-            {"solved": np.array(rewards)},
+            {"solved": np.array(rewards, dtype=float)},
             tuple(Verdict(score, "") for score in verdicts or []),
         ),
         reject_reason=reject_reason,
     )
+
+
+def lsp_groups() -> list[Group]:
+    """Four groups of unequal lengths, one with an answer longer than a micro-batch."""
+    groups = [
+        group([1, 0], seed=1, verdicts=[6, 4]),
+        group([1, 1], seed=2, verdicts=[7, None]),
+        group([0, 0], seed=3, verdicts=[0, 3], asked=False),
+    ]
+    rng = np.random.default_rng(9)
+    long = group([0, 1], seed=4, verdicts=[2, 2])
+    return [*groups, replace(long, answers=(completion(rng, 90), long.answers[1]))]
 
 
 def run_config(model: Path | str = "none", **overrides: Any) -> RunConfig:

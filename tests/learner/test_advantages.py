@@ -182,6 +182,22 @@ def test_a_baseline_per_task_centres_each_task_by_itself():
     np.testing.assert_allclose(credit.advantages_challenger, [-1, 1, -5, 5, np.nan])
 
 
+def test_queries_alone_in_their_task_are_counted():
+    of_data = Outcome(np.array([0.0, 1.0]), challenger=None)
+    outcomes = [Outcome(np.array([r, -r]), challenger=r) for r in (1.0, 3.0, 7.0)] + [of_data]
+
+    def share(*tasks):
+        credit = assign_credit(outcomes, divide_by_std=False, tasks=tasks)
+        return assembly.reward_metrics([], credit, tasks)["alone_in_task"]
+
+    assert share("a", "a", "a", "b") == 0
+    assert share("a", "a", "b", "b") == pytest.approx(1 / 3)  # the other b is not the Challenger's
+    assert share("a", "b", "c", "c") == 1
+    nobody = assign_credit([of_data, of_data], divide_by_std=False, tasks=["a", "a"])
+    assert math.isnan(assembly.reward_metrics([], nobody, ["a", "a"])["alone_in_task"])
+    assert "alone_in_task" not in assembly.reward_metrics([], nobody, None)
+
+
 def test_tasks_count_only_where_the_configuration_says_so():
     groups = [group([1, 0], seed=1), group([1, 1], seed=2)]
     assert assembly.tasks_of(groups, run_config()) is None

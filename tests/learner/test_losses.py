@@ -253,26 +253,61 @@ def test_token_level_leaves_out_later_steps(game):
     assert (token[first] - right[first]).norm() > 1e-2
 
 
-@pytest.mark.parametrize("size", [2, 3])
-def test_k1_in_the_reward_is_the_gradient_of_kl_scaled(game, size):
-    """Over all groups of `size` samples, each with its probability: ∇KL · (1 − 1/G)."""
-    policy, logprobs_ST, reference_ST = game
-    log_ratio_S = (logprobs_ST - reference_ST).sum(1).detach()
+def reward_gradient(policy, reference_ST, estimator, size):
+    """The gradient over all groups of `size` samples, each with its probability, where the reward
+    is −KLterm of the sequence and the baseline the group's mean."""
+    logprobs_ST = policy.logprobs_ST()
+    log_ratio_ST = (logprobs_ST - reference_ST).detach()
+    mask_ST = torch.ones_like(log_ratio_ST, dtype=torch.bool)
+    kl_S = kl_estimate(log_ratio_ST, mask_ST, estimator, "sequence")
     probabilities_S = logprobs_ST.sum(1).exp().detach()
     total = torch.zeros((), dtype=torch.float64)
     for samples in itertools.product(range(len(SEQUENCES)), repeat=size):
         picked = torch.tensor(samples)
-        rewards_G = -log_ratio_S[picked]
+        rewards_G = -kl_S[picked]
         batch = inputs(
             logprobs_ST[picked],
             advantages_B=rewards_G - rewards_G.mean(),
             coefficients_B=torch.full((size,), 1 / size, dtype=torch.float64),
         )
         total = total + probabilities_S[picked].prod() * row_losses(batch, OFF).sum()
+    return flat_gradient(total, policy)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_k1_in_the_reward_is_the_gradient_of_kl_scaled(game, size):
+    policy, _, reference_ST = game
+    got = reward_gradient(policy, reference_ST, "k1", size)
     right = kl_gradient(policy, policy.logprobs_ST(), reference_ST)
-    torch.testing.assert_close(
-        flat_gradient(total, policy), right * (1 - 1 / size), rtol=1e-10, atol=1e-13
-    )
+    torch.testing.assert_close(got, right * (1 - 1 / size), rtol=1e-10, atol=1e-13)
+
+
+def test_k2_and_k3_in_the_reward_leave_out_their_own_gradient(game):
+    """∇E[f] is E[∇f] + E[f ∇log π]; a reward has the second, and E[∇f] is what the loss has."""
+    policy, _, reference_ST = game
+    forward = kl_gradient(policy, policy.logprobs_ST(), reference_ST)
+    backward = kl_gradient(policy, reference_ST, policy.logprobs_ST())
+    k3 = reward_gradient(policy, reference_ST, "k3", 2)
+    torch.testing.assert_close(k3, (forward - backward) / 2, rtol=1e-10, atol=1e-13)
+    log_ratio_S = (policy.logprobs_ST() - reference_ST).sum(1)
+    expected_k2 = (policy.logprobs_ST().sum(1).exp() * log_ratio_S.square() / 2).sum()
+    k2 = reward_gradient(policy, reference_ST, "k2", 2)
+    wanted = (flat_gradient(expected_k2, policy) - forward) / 2
+    torch.testing.assert_close(k2, wanted, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize(("estimator", "power"), [("k1", 1), ("k2", 2), ("k3", 2)])
+def test_near_the_reference_k1_alone_pulls_back_from_the_reward(estimator, power):
+    """At a tenth of the distance the gradient of KL is a tenth; that of the others a hundredth."""
+    reference, away = TwoSteps(1), TwoSteps(2)
+    norms = []
+    for distance in (1e-3, 1e-4):
+        policy = TwoSteps(1)
+        for own, other in zip(policy.parameters, away.parameters, strict=True):
+            own += distance * other
+        gradient = reward_gradient(policy.train(), reference.logprobs_ST(), estimator, 2)
+        norms.append(float(gradient.norm()))
+    assert norms[0] / norms[1] == pytest.approx(10**power, rel=0.02)
 
 
 def test_a_row_counts_as_often_as_the_completions_it_stands_for():

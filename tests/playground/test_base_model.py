@@ -33,7 +33,6 @@ def test_checkpoint_loads_and_generates(folder: Path) -> None:
     )
     assert model.generate(ids, max_new_tokens=3).shape[1] > ids.shape[1]
     measured = abilities.measure(model, tok, n=10)
-    assert 0 <= measured.verdicts_parsable <= 1
     assert "challenger" in abilities.table(measured)
 
 
