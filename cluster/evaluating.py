@@ -22,6 +22,7 @@ from actors.roles import solver_file, solver_prompt
 from actors.vllm_start import check_model
 from cluster.engines import Engines, Scoring, asked, with_engines
 from cluster.evaluated import Evaluated, engine_defaults, find_base, find_evaluated, is_run
+from cluster.initial import located
 from configs.errors import UserError, naming
 from configs.load import configured
 from configs.provenance import provenance
@@ -121,9 +122,7 @@ def evaluate_alpaca(
     folder = out or model.out("alpaca-eval")
 
     async def work(engines: Engines) -> Result:
-        scorer = None
-        if part is not None:
-            scorer = RewardJudge(part.model, Scoring(engines, part, model.config))
+        scorer = None if part is None else _reward_judge(engines, part, model.config)
         who = _contestant(engines, model)
         other = reference if isinstance(reference, Path) else _contestant(engines, reference)
         with _dotted_keys():
@@ -296,6 +295,16 @@ def _judge(
             said.replace(f"rewards.parts.{REWARD_PART}.model", "--reward-judge")
         ) from error
     return part
+
+
+def _reward_judge(engines: Engines, part: PreferencePart, config: JudgedConfig) -> RewardJudge:
+    asked = {
+        "weights": located(part.model, None).identity,
+        "chat_date": config.chat_date.isoformat(),
+        "context": part.fleet.context,
+        "dtype": part.fleet.dtype,
+    }
+    return RewardJudge(part.model, asked, Scoring(engines, part, config))
 
 
 def _reference(

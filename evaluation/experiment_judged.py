@@ -18,8 +18,9 @@ import numpy as np
 from configs.errors import UserError
 from evaluation.alpaca.bootstrap import bootstrap_mean
 from evaluation.alpaca.files import read_object
+from evaluation.alpaca.protocol import differing
 from evaluation.alpaca.rates import DEFINITIONS
-from evaluation.alpaca.verdicts import DRAW, read_verdicts
+from evaluation.alpaca.verdicts import DRAW, counted, read_verdicts
 from evaluation.experiment import (
     OVERALL,
     Inside,
@@ -32,7 +33,7 @@ from evaluation.run_files import Row, last_checkpoint
 
 Runs = Mapping[str, Mapping[int, Sequence[Path]]]
 Verdicts = Mapping[str, float]
-"""Preference in [1, 2] by instruction, NaN where the judge's reply is no verdict."""
+"""Preference in [1, 2] by instruction, NaN where the judge gave no verdict or refused."""
 
 PER_CENT = 100
 EVALUATION = "alpaca-eval-"
@@ -182,8 +183,7 @@ def _same(results: Sequence[Row], key: str) -> str:
 
 def _judged_alike(results: Sequence[Row]) -> None:
     """Refuse verdicts of one judge that was asked in several ways."""
-    first, *others = (one.get("settings", {}).get("judge", {}) for one in results)
-    keys = sorted({k for one in others for k in first.keys() | one if first.get(k) != one.get(k)})
+    keys = differing([one.get("settings", {}).get("judge", {}) for one in results])
     if keys:
         raise UserError(
             f"the stages' AlpacaEval results differ in the judge's {', '.join(keys)}: evaluate them"
@@ -265,8 +265,8 @@ def _within(count: Callable[[float], float]) -> Inside[Verdicts]:
 def _notes(judged: Mapping[str, Mapping[int, Judgement]]) -> list[str]:
     """Sentences on verdicts that count in no rate."""
     return [
-        f"{method}, seed {seed}: {dropped} of {len(one.verdicts)} pairs have no verdict that can be"
-        " read, and count in no rate"
+        f"{method}, seed {seed}: {dropped} of {len(one.verdicts)} pairs have no verdict and count"
+        f" in no rate ({counted(one.result['dropped'])})"
         for method, seeds in judged.items()
         for seed, one in seeds.items()
         if (dropped := sum(map(math.isnan, one.verdicts.values())))

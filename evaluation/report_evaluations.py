@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evaluation.alpaca.verdicts import counted
 from evaluation.charts import PALETTE, Drawing
 from evaluation.report_bars import Bar, draw_outcomes, draw_rates
 from evaluation.run_files import Row
@@ -167,6 +168,5 @@ def _remarks(result: Row) -> list[str]:
     elif absent := result.get("length_controlled_absent"):
         said.append(f"no length-controlled win rate: {absent}")
     if result["n_dropped"]:
-        reasons = (f"{count} {name.replace('_', ' ')}" for name, count in result["dropped"].items())
-        said.append(f"{result['n_dropped']} rows count in no rate: {', '.join(reasons)}")
+        said.append(f"{result['n_dropped']} rows count in no rate: {counted(result['dropped'])}")
     return [*said, *result["notes"]]

@@ -95,7 +95,6 @@ def _requests(
 def _key(contestant: Contestant, request: GenerationRequest) -> str:
     sampling = request.sampling
     return request_key(
-        "",
         {
             "asked": dict(contestant.asked),
             "prompt": request.prompt_token_ids.tolist(),
@@ -104,7 +103,7 @@ def _key(contestant: Contestant, request: GenerationRequest) -> str:
             "max_tokens": sampling.max_tokens,
             "stop": sampling.stop,
             "seed": request.seed,
-        },
+        }
     )
 
 

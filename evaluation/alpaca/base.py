@@ -1,6 +1,7 @@
 """Verdicts on the base, against which a model's are set: of the same judge, on the same reference.
 
-Of others the difference would say nothing, with a narrow interval.
+The same judge is one that was asked in the same way, as far as the results beside verdicts say. Of
+others the difference would say nothing, with a narrow interval.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ import math
 from pathlib import Path
 
 from configs.errors import UserError
+from evaluation.alpaca.protocol import Protocol, differing, protocol_beside
 from evaluation.alpaca.verdicts import Verdicts, read_verdicts
 
 _REMEDY = "name verdicts on the base by the same judge against the same reference, or leave it out"
 
 
-def read_base(path: Path | None, judge: str | None, reference: str | None) -> Verdicts | None:
+def read_base(
+    path: Path | None, judge: str | None, reference: str | None, protocol: Protocol | None
+) -> Verdicts | None:
     """The verdicts of `base_annotations`, where it names a file.
+
+    `judge`, `reference` and `protocol` are those of the verdicts on the model, None where unknown.
 
     Raises:
         UserError: The file cannot be used, or is of another judge or reference.
@@ -30,6 +36,12 @@ def read_base(path: Path | None, judge: str | None, reference: str | None) -> Ve
                 f"base_annotations: the {role} of {path} is {_name(theirs)}, and of the verdicts on"
                 f" the model {_name(mine)}: {_REMEDY}"
             )
+    asked = protocol_beside(path)
+    if asked is not None and protocol is not None and (keys := differing([asked, protocol])):
+        raise UserError(
+            f"base_annotations: the judge of {path} is another one than that of the verdicts on the"
+            f" model, by its {', '.join(keys)}: {_REMEDY}"
+        )
     return base
 
 

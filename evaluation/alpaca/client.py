@@ -21,8 +21,11 @@ from evaluation.alpaca.config import ChatJudgeConfig
 from evaluation.alpaca.store import Reply
 
 NO_MONEY_CODES = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
-_NO_MONEY = re.compile(r"insufficient[ _](quota|balance|credits?|funds)", re.IGNORECASE)
+_NO_MONEY = re.compile(
+    r"insufficient[ _](quota|balance|credits?|funds)|key limit exceeded", re.IGNORECASE
+)
 _SHOWN = 300
+KEY_REFUSED = "the endpoint does not accept the key"
 
 
 class HopelessError(Exception):
@@ -35,6 +38,10 @@ class NoAnswerError(Exception):
 
 class RefusedError(Exception):
     """The endpoint will not answer this request, however often it is sent."""
+
+
+class ForbiddenError(RefusedError):
+    """It refuses with 403, which may be of the key: some say so of a text that they block."""
 
 
 class ChatClient:
@@ -79,7 +86,7 @@ class ChatClient:
         Raises:
             HopelessError: It is no use to send any other.
             NoAnswerError: The endpoint cannot be reached, is overloaded or answers nonsense.
-            RefusedError: The endpoint does not take this request.
+            RefusedError: The endpoint does not take this request; a ForbiddenError may be of all.
         """
         try:
             completion = await self._post(body)
@@ -113,8 +120,10 @@ class ChatClient:
         sentence = self._shown(f"{status}: {_message(error)}")
         if status == 402 or _out_of_money(error.body):
             return HopelessError(f"the account has no money left ({sentence})")
-        if status in (401, 403):
-            return HopelessError(f"the endpoint does not accept the key ({sentence})")
+        if status == 401:
+            return HopelessError(f"{KEY_REFUSED} ({sentence})")
+        if status == 403:
+            return ForbiddenError(sentence)
         if status == 404:
             return HopelessError(f"no model {self._config.model!r} there ({sentence})")
         if status in (408, 409, 429) or status >= 500:

@@ -5,7 +5,7 @@ Both return one JSON object of rates (see `rates.py`). The first writes into its
     answers.jsonl           the answers, kept as they come
     model_outputs.json      the model's answers, in AlpacaEval's form
     reference_outputs.json  those of the model it is compared with, where they were made here
-    replies.jsonl           the judge's replies, paid once
+    replies.jsonl           the judge's replies, paid once, or a reward model's scores
     annotations.json        the verdicts, in AlpacaEval's form
     result.json, chart.png  the rates
     evaluation.json         whose folder it is
@@ -32,6 +32,7 @@ from evaluation.alpaca.judge import Judged, judge_pairs
 from evaluation.alpaca.length import length_controlled, unfit
 from evaluation.alpaca.outputs import Joined, join, read_outputs
 from evaluation.alpaca.pairwise import PairwisePrompt
+from evaluation.alpaca.protocol import Protocol, protocol_beside
 from evaluation.alpaca.rates import Rates, summarise
 from evaluation.alpaca.reward_judge import RewardJudge, judge_by_reward
 from evaluation.alpaca.verdicts import Verdicts, read_verdicts, verdicts_of
@@ -53,7 +54,8 @@ def aggregate(config: AggregateConfig) -> Rates:
     """
     verdicts = read_verdicts(config.annotations, config.generator)
     instructions, problem = _instructions_for(verdicts, config)
-    base = read_base(config.base_annotations, verdicts.judge, verdicts.reference)
+    asked = protocol_beside(config.annotations)
+    base = read_base(config.base_annotations, verdicts.judge, verdicts.reference, asked)
     result = _rates(verdicts, config.length_control, base, instructions)
     if result["n_without_subset"] and problem:
         result["notes"].append(f"rows without a subset are in none: {problem}")
@@ -102,12 +104,13 @@ async def evaluate(
     for note in joined.notes:
         say(note)
     names = (reference.generator, outputs.generator)
+    cache = out / "replies.jsonl"
     if judge is not None:
-        judged = await judge_by_reward(joined.pairs, names, judge)
+        judged = await judge_by_reward(joined.pairs, names, judge, cache, say)
     else:
         assert config.judge is not None, "checked above"
-        cache = config.judge.cache or out / "replies.jsonl"
-        judged = await judge_pairs(joined.pairs, names, config.judge, cache, say)
+        kept = config.judge.cache or cache
+        judged = await judge_pairs(joined.pairs, names, config.judge, kept, say)
     for note in judged.notes:
         say(note)
     return _finish(config, joined, judged, benchmark, base, settings, out)
@@ -131,7 +134,7 @@ def _base(
         return None
     by = judge.name if judge is not None else config.judge and config.judge.model
     reference = read_outputs(against).generator if isinstance(against, Path) else against.name
-    return read_base(config.base_annotations, by, reference)
+    return read_base(config.base_annotations, by, reference, _protocol(config, judge))
 
 
 def _finish(
@@ -147,9 +150,10 @@ def _finish(
     write_json(out / "annotations.json", judged.rows)
     verdicts = verdicts_of(judged.rows)
     if not verdicts.kept_n.any():
+        n_replies = len(judged.rows) - verdicts.dropped.get("refused", 0)
         raise UserError(
             judged.unfinished
-            or f"none of the judge's {len(judged.rows)} replies is a verdict: see"
+            or f"none of the judge's {n_replies} replies is a verdict: see"
             f" {out / 'annotations.json'} for what it wrote"
         )
     result = _rates(verdicts, config.length_control, base, benchmark)
@@ -224,10 +228,10 @@ def _settings(
     }
 
 
-def _protocol(config: AlpacaEvalConfig, judge: RewardJudge | None) -> dict[str, Any]:
+def _protocol(config: AlpacaEvalConfig, judge: RewardJudge | None) -> Protocol:
     """All that a verdict depends on; not where the judge is, which may move."""
     if judge is not None:
-        return {"model": judge.name}
+        return {"model": judge.name, **judge.asked}
     assert config.judge is not None, "checked before"
     # Not as it stands: some endpoints take a key in the body.
     more = json.dumps(config.judge.extra_body, sort_keys=True)

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.alpaca.client import ChatClient, HopelessError, NoAnswerError, RefusedError
+from evaluation.alpaca.client import (
+    KEY_REFUSED,
+    ChatClient,
+    ForbiddenError,
+    HopelessError,
+    NoAnswerError,
+    RefusedError,
+)
 from evaluation.alpaca.config import ChatJudgeConfig
 from evaluation.alpaca.cost import estimate, price_of, spent
 from evaluation.alpaca.files import Row
@@ -20,7 +27,8 @@ from evaluation.alpaca.verdicts import DRAW
 UNANSWERED_IN_A_ROW = 3
 """So many requests without an answer, one after the other, mean that the endpoint is gone."""
 REFUSED_AT_FIRST = 5
-"""So many refusals, and not one answer ever, mean that the requests are wrong."""
+"""So many refusals before the first answer, or as many as are sent at once, mean that the requests
+are wrong: a refusal comes sooner than a verdict."""
 
 Say = Callable[[str], None]
 
@@ -29,13 +37,17 @@ Say = Callable[[str], None]
 class Progress:
     """What became of the requests that were sent.
 
+    `refused_at_first` refusals before the first answer are too many. `doubtful` are those of which
+    nothing shows that they are of their pair alone; they are among the `failures` as well.
     `stopped` says why no more are sent, None while they are.
     """
 
     total: int
     answered_before: int
+    refused_at_first: int
     replies: dict[str, Reply] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    doubtful: dict[str, RefusedError] = field(default_factory=dict)
     stopped: str | None = None
     unanswered_in_a_row: int = 0
 
@@ -55,9 +67,27 @@ class Progress:
                 if self.unanswered_in_a_row >= UNANSWERED_IN_A_ROW:
                     self.stopped = self.stopped or f"the endpoint does not answer ({error})"
             case RefusedError():
-                never = not self.replies and not self.answered_before
-                if never and len(self.failures) >= REFUSED_AT_FIRST:
-                    self.stopped = self.stopped or f"the endpoint refuses the requests ({error})"
+                self.doubtful[key] = error
+                if not self.replies and len(self.doubtful) >= self.refused_at_first:
+                    of_key = isinstance(error, ForbiddenError)
+                    what = KEY_REFUSED if of_key else "the endpoint refuses the requests"
+                    self.stopped = self.stopped or f"{what} ({error})"
+
+    def certain_refusals(self, at_end: bool = False) -> dict[str, Reply]:
+        """Take out the refusals that are of their pair alone, as replies to keep.
+
+        The endpoint has answered others: since this start, or before it. The latter shows at the
+        end only, and not of a 403, which may be of another key than the answers had.
+        """
+        certain: dict[str, RefusedError] = {}
+        if self.replies:
+            certain = dict(self.doubtful)
+        elif at_end and self.answered_before and not self.stopped:
+            pairs = self.doubtful.items()
+            certain = {k: e for k, e in pairs if not isinstance(e, ForbiddenError)}
+        for key in certain:
+            del self.doubtful[key], self.failures[key]
+        return {key: Reply("", refusal=str(error)) for key, error in certain.items()}
 
 
 @dataclass(frozen=True)
@@ -96,13 +126,14 @@ async def judge_pairs(
     prompt = PairwisePrompt(config)
     sent = [pair for pair in pairs if not pair.identical]
     bodies = {pair.instruction.text: request_body(config, prompt.text(pair)) for pair in sent}
-    keys = {text: request_key(config.base_url, body) for text, body in bodies.items()}
+    keys = {text: request_key(body) for text, body in bodies.items()}
     with ReplyStore(cache) as store:
         todo = {keys[text]: body for text, body in bodies.items() if not store.get(keys[text])}
         texts = [str(body["messages"][0]["content"]) for body in todo.values()]
-        known = len(sent) - len(todo)
-        say(str(estimate(texts, config, known, len(pairs) - len(sent))))
-        progress = Progress(len(todo), known)
+        known = [reply for key in keys.values() if (reply := store.get(key))]
+        answered = sum(reply.refusal is None for reply in known)
+        say(str(estimate(texts, config, answered, len(pairs) - len(sent))))
+        progress = Progress(len(todo), answered, max(REFUSED_AT_FIRST, config.concurrency))
         attempts = await _ask_all(todo, config, store, progress, say) if todo else 0
         replies = {text: reply for text, key in keys.items() if (reply := store.get(key))}
     rows = [row for pair in pairs if (row := annotation(pair, names, config, replies))]
@@ -130,6 +161,7 @@ async def _ask_all(
                     group.create_task(_work(queue, client, store, progress, say))
         except ExceptionGroup as several:
             raise several.exceptions[0] from None  # a full disk, say: the same for all of them
+    _keep(progress.certain_refusals(at_end=True), store)
     return client.attempts
 
 
@@ -150,11 +182,17 @@ async def _work(
             progress.failed(key, error)
             if progress.stopped:
                 client.hurry()
-            continue
+        else:
+            store.put(key, reply)
+            progress.answered(key, reply)
+            if len(progress.replies) % every == 0:
+                say(f"{len(progress.replies)} of {progress.total} pairs judged")
+        _keep(progress.certain_refusals(), store)
+
+
+def _keep(replies: Mapping[str, Reply], store: ReplyStore) -> None:
+    for key, reply in replies.items():
         store.put(key, reply)
-        progress.answered(key, reply)
-        if len(progress.replies) % every == 0:
-            say(f"{len(progress.replies)} of {progress.total} pairs judged")
 
 
 def annotation(
@@ -165,7 +203,8 @@ def annotation(
 ) -> Row | None:
     """A row of `annotations.json`, None where the pair has no verdict yet.
 
-    Its preference is null where the judge's reply is no verdict.
+    Its preference is null where the judge's reply is no verdict, or where it refuses the pair:
+    `refusal` then holds its words.
     """
     row: Row = {
         "instruction": pair.instruction.text,
@@ -181,6 +220,13 @@ def annotation(
     reply = replies.get(pair.instruction.text)
     if reply is None:
         return None
+    if reply.refusal is not None:
+        return row | {
+            "preference": None,
+            "price_per_example": 0.0,
+            "raw_completion": None,
+            "refusal": reply.refusal,
+        }
     tokens = (reply.prompt_tokens or 0, reply.completion_tokens or 0)
     return row | {
         "preference": preference(config, pair.instruction.text, reply),
@@ -198,7 +244,8 @@ def _account(
     attempts: int,
     config: ChatJudgeConfig,
 ) -> dict[str, Any]:
-    unparsable = [row for row in rows if row["preference"] is None]
+    refusals = [row["refusal"] for row in rows if "refusal" in row]
+    unparsable = [row for row in rows if row["preference"] is None and "refusal" not in row]
     return {
         "model": config.model,
         "n_pairs": len(pairs),
@@ -207,6 +254,8 @@ def _account(
         "n_judged_before": progress.answered_before,
         "n_unparsable": len(unparsable),
         "unparsable_examples": [row["raw_completion"][-300:] for row in unparsable[:5]],
+        "n_refused": len(refusals),
+        "refusals": sorted(set(refusals))[:10],
         "n_without_verdict": len(pairs) - len(rows),
         "failures": sorted(set(progress.failures.values()))[:10],
         "n_attempts": attempts,
@@ -215,13 +264,19 @@ def _account(
 
 
 def _notes(account: Mapping[str, Any]) -> list[str]:
-    count, examples = account["n_unparsable"], account["unparsable_examples"]
-    if not count:
-        return []
-    return [
-        f"{count} of the judge's replies are no verdict and count in no rate, for example"
-        f" {examples[0][-80:]!r}"
-    ]
+    notes = []
+    if count := account["n_unparsable"]:
+        example = account["unparsable_examples"][0][-80:]
+        notes.append(
+            f"{count} of the judge's replies are no verdict and count in no rate, for example"
+            f" {example!r}"
+        )
+    if count := account["n_refused"]:
+        notes.append(
+            f"the judge refuses {count} pairs, which count in no rate and are not asked again, for"
+            f" example {account['refusals'][0]!r}"
+        )
+    return notes
 
 
 def _unfinished(account: Mapping[str, Any], progress: Progress) -> str | None:

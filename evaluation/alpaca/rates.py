@@ -24,6 +24,8 @@ DEFINITIONS = {
     " (the paper's v3)",
     "discrete_win_rate": "every verdict rounded to win, tie or loss; a tie counts as half",
     "standard_error": "of win_rate",
+    "lc_standard_error": "of length_controlled_winrate, from the spread of the predicted"
+    " preferences over the instructions; the fit's own uncertainty is not in it",
     "ci95": "95% bootstrap interval over instructions; null where all verdicts are the same",
     "unit": "per cent",
 }

@@ -1,12 +1,17 @@
-"""A preference reward model as the judge: the output that it scores higher is preferred."""
+"""A preference reward model as the judge: the output that it scores higher is preferred.
+
+Scores are kept as they come, like a chat judge's replies: started again, it scores what is missing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +19,7 @@ import numpy.typing as npt
 from evaluation.alpaca.files import Row
 from evaluation.alpaca.judge import Judged
 from evaluation.alpaca.outputs import Pair
+from evaluation.alpaca.store import Reply, ReplyStore, request_key
 from evaluation.alpaca.verdicts import DRAW
 
 
@@ -27,35 +33,84 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class RewardJudge:
-    """A scorer and the name it has among the verdicts."""
+    """A scorer and the name it has among the verdicts.
+
+    `asked` is all that its scores depend on beside the texts, its weights first, as JSON.
+    """
 
     name: str
+    asked: Mapping[str, Any]
     scorer: Scorer
 
 
 async def judge_by_reward(
-    pairs: Sequence[Pair], names: tuple[str, str], judge: RewardJudge
+    pairs: Sequence[Pair],
+    names: tuple[str, str],
+    judge: RewardJudge,
+    cache: Path,
+    say: Callable[[str], None],
 ) -> Judged:
-    """Rows of `annotations.json` for all pairs; a pair without both scores has preference null."""
-    scores = await asyncio.gather(*(_scores(pair, judge.scorer) for pair in pairs))
-    rows = [_row(p, names, judge.name, s) for p, s in zip(pairs, scores, strict=True)]
+    """Rows of `annotations.json` for all pairs; a pair without both scores has preference null.
+
+    Args:
+        pairs: What to compare.
+        names: The generators of outputs 1 (the reference) and 2 (the evaluated model).
+        judge: The reward model.
+        cache: The file of scores; a pair whose scores are in it is not scored again.
+        say: Takes a line for the user on what there is to score.
+
+    Raises:
+        UserError: The reward model cannot be started, or the cache cannot be used.
+    """
+    keys = {pair: _key(pair, judge) for pair in pairs if not pair.identical}
+    with ReplyStore(cache, "name another folder (--out)") as store:
+        todo = {pair: key for pair, key in keys.items() if store.get(key) is None}
+        known = len(keys) - len(todo)
+        say(f"{judge.name}: scores {len(todo)} pairs, {known} are in {cache} already")
+        await _score(todo, judge.scorer, store)
+        replies = {pair: reply for pair, key in keys.items() if (reply := store.get(key))}
+    rows = [_row(pair, names, judge.name, _scores(replies.get(pair))) for pair in pairs]
     unscored = sum(row["preference"] is None for row in rows)
     account = {
         "model": judge.name,
         "n_pairs": len(pairs),
-        "n_identical": sum(pair.identical for pair in pairs),
+        "n_identical": len(pairs) - len(keys),
+        "n_judged_now": len(todo),
+        "n_judged_before": known,
         "n_unscored": unscored,
     }
     notes = [f"{unscored} pairs could not be scored and count in no rate"] if unscored else []
     return Judged(rows, account, notes, None)
 
 
-async def _scores(pair: Pair, scorer: Scorer) -> tuple[float, float]:
-    """(score of output 1, of output 2)."""
-    if pair.identical:
+def _key(pair: Pair, judge: RewardJudge) -> str:
+    outputs = [pair.output_1, pair.output_2]
+    return request_key(
+        {"asked": dict(judge.asked), "query": pair.instruction.text, "answers": outputs}
+    )
+
+
+async def _score(todo: Mapping[Pair, str], scorer: Scorer, store: ReplyStore) -> None:
+    """Score what is missing; scores are on disk when they are there, whatever happens after."""
+
+    async def work(pair: Pair, key: str) -> None:
+        scores = await scorer.score(pair.instruction.text, [pair.output_1, pair.output_2])
+        store.put(key, Reply(json.dumps([*map(float, scores)])))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for pair, key in todo.items():
+                group.create_task(work(pair, key))
+    except ExceptionGroup as several:
+        raise several.exceptions[0] from None  # an engine that cannot start: the same for all pairs
+
+
+def _scores(reply: Reply | None) -> tuple[float, float]:
+    """(score of output 1, of output 2); those of identical outputs, which nobody scores, are 0."""
+    if reply is None:
         return 0.0, 0.0
-    scores = await scorer.score(pair.instruction.text, [pair.output_1, pair.output_2])
-    return float(scores[0]), float(scores[1])
+    score_1, score_2 = json.loads(reply.text)
+    return score_1, score_2
 
 
 def _row(pair: Pair, names: tuple[str, str], judge: str, scores: tuple[float, float]) -> Row:

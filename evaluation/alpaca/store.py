@@ -24,7 +24,8 @@ class Reply:
     """What an endpoint answered to one request.
 
     `top_logprobs` are (token, log-probability) at the first place, empty where not asked for;
-    token counts are None where the endpoint does not say.
+    token counts are None where the endpoint does not say. `refusal` is what it said instead of an
+    answer, None where it answered.
     """
 
     text: str
@@ -32,12 +33,12 @@ class Reply:
     top_logprobs: tuple[tuple[str, float], ...] = ()
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    refusal: str | None = None
 
 
-def request_key(base_url: str, body: Mapping[str, Any]) -> str:
-    """The name of a request: a hash of its address, "" for one to an engine of our own, and of
-    everything that it says."""
-    text = json.dumps({"url": base_url, "body": body}, sort_keys=True, ensure_ascii=True)
+def request_key(body: Mapping[str, Any]) -> str:
+    """The name of a request: a hash of everything that it says, and not of where it is sent."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evaluation.alpaca.rates import Rates
+from evaluation.alpaca.verdicts import counted
 
 HEAD = ("", "n", "win", "tie", "loss", "ties half", "95%", "ties lose", "95%")
 NONE = "–"
@@ -30,8 +31,7 @@ def table(result: Rates) -> str:
     if "against_base" in result:
         lines.append(_against_base(result["against_base"]))
     if result["n_dropped"]:
-        reasons = (f"{count} {name.replace('_', ' ')}" for name, count in result["dropped"].items())
-        lines.append(f"{result['n_dropped']} rows count in no rate: {', '.join(reasons)}")
+        lines.append(f"{result['n_dropped']} rows count in no rate: {counted(result['dropped'])}")
     return "\n".join([*lines, *result["notes"]])
 
 

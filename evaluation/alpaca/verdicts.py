@@ -82,7 +82,7 @@ def read_verdicts(path: Path, generator: str | None = None) -> Verdicts:
     if not verdicts.kept_n.any():
         raise UserError(
             f"{path}: has no usable verdict in {len(rows)} items"
-            f" ({_counted(verdicts.dropped) or 'it is empty'}); it should hold {FORM}"
+            f" ({counted(verdicts.dropped) or 'it is empty'}); it should hold {FORM}"
         )
     return verdicts
 
@@ -117,7 +117,7 @@ def preference_of(item: Any) -> tuple[float, str | None]:
         return math.nan, "not_an_object"
     value = item.get("preference")
     if value is None:
-        return math.nan, "missing"
+        return math.nan, "refused" if _text(item, "refusal") else "missing"
     number = _number(value)
     if number is None:
         return math.nan, "not_a_number"
@@ -179,5 +179,6 @@ def _listed(models: Counter[str]) -> str:
     return ", ".join(shown + more)
 
 
-def _counted(dropped: Mapping[str, int]) -> str:
+def counted(dropped: Mapping[str, int]) -> str:
+    """The reasons why rows do not count, as text."""
     return ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.items())

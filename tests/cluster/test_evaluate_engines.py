@@ -51,6 +51,8 @@ def answers(out: Path) -> list[dict]:
 
 
 FEW = "sampling.max_tokens=6"
+LEVELS = ("prompt", "inst")
+"""Of IFEval's metrics: whole prompts, and single instructions."""
 
 
 def test_math_of_a_run(run_dir, data):
@@ -84,6 +86,31 @@ def test_coding_of_a_model(model, data, tmp_path, debian_program):
     assert [row["task"] for row in rows] == ["HumanEval/0", "HumanEval/1", "MBPP/11", "MBPP/12"]
     assert {row["verdict"] for row in rows} <= {"failed", "crashed"}
     assert all(row["answer"] for row in rows)
+
+
+def test_ifeval_of_a_run(run_dir, data):
+    pytest.importorskip("lm_eval", reason="needs lm_eval: make setup installs it")
+    result = succeeded(
+        "ifeval", run_dir, f"data.ifeval={data / 'ifeval_input_data.jsonl'}", "limit=2",
+        "rollout.context=1024", FEW,
+    )  # fmt: skip
+    assert result["model"] == "x@7"
+    assert result["notes"] == ["only the first 2 problems of each benchmark"]
+    summary = result["benchmarks"]["ifeval"]
+    assert (summary["n"], summary["n_no_room"]) == (2, 0)
+    rows = answers(run_dir / "evaluation" / "ifeval-7")
+    assert [row["benchmark"] for row in rows] == ["ifeval"] * 2
+    for how in ("strict", "loose"):
+        whole, single = (summary["metrics"][f"{level}_level_{how}_acc"] for level in LEVELS)
+        prompts = [row["verdict"][f"prompt_level_{how}_acc"] for row in rows]
+        instructions = [row["verdict"][f"inst_level_{how}_acc"] for row in rows]
+        # The first prompt has three instructions, of which six tokens cannot be 300 words.
+        assert [len(each) for each in instructions] == [3, 1]
+        assert prompts == [all(each) for each in instructions]
+        assert not prompts[0]
+        assert whole["value"] == sum(prompts) / 2
+        assert single["value"] == sum(map(sum, instructions)) / 4
+        assert single["ci95"] is None
 
 
 @pytest.fixture(scope="module")

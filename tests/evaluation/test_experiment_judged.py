@@ -199,16 +199,20 @@ def test_a_checkpoint_that_is_not_the_last_is_left_out_and_named(tmp_path):
     }
 
 
-def test_a_reply_that_is_no_verdict_is_said_and_not_paired(tmp_path):
+def test_a_pair_without_a_verdict_is_said_and_not_paired(tmp_path):
+    rows = rows_of([WIN, LOSS, None, None])
+    rows[-1]["refusal"] = "400: too long"
     runs = {
-        "a": {0: [judge(tmp_path / "a", 9, rows_of([WIN, LOSS, None]))]},
-        "b": {0: [judge(tmp_path / "b", 9, rows_of([LOSS, LOSS, WIN]))]},
+        "a": {0: [judge(tmp_path / "a", 9, rows)]},
+        "b": {0: [judge(tmp_path / "b", 9, rows_of([LOSS, LOSS, WIN, WIN]))]},
     }
     found = compare(runs)
     assert found["unjudged"] == []
     assert found["tests"][0]["seeds"][0]["n"] == 2
     (note,) = found["notes"]
-    assert note.startswith("a, seed 0: 1 of 3 pairs have no verdict")
+    assert note == (
+        "a, seed 0: 2 of 4 pairs have no verdict and count in no rate (1 missing, 1 refused)"
+    )
     assert note in markdown(found)
 
 

@@ -19,6 +19,11 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(hub, "fetch", fail)
 
 
+@pytest.fixture(autouse=True)
+def judge_key(monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
+
+
 @pytest.fixture
 def settings(tmp_path):
     path = tmp_path / "instructions.json"

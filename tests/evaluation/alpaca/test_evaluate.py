@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections import Counter
 
 import matplotlib.image
@@ -15,6 +17,7 @@ from evaluation.alpaca.chart import draw
 from evaluation.alpaca.config import AggregateConfig, AlpacaEvalConfig, ChatJudgeConfig
 from evaluation.alpaca.evaluate import aggregate
 from evaluation.alpaca.instructions import SUBSETS
+from evaluation.alpaca.pairwise import OURS
 from evaluation.alpaca.reward_judge import RewardJudge
 from evaluation.alpaca.table import table
 from tests.evaluation.alpaca import published
@@ -64,8 +67,7 @@ def test_the_public_tool_and_our_own_command_read_the_verdicts(tmp_path, setting
     out = tmp_path / "out"
     model, base = contestant("mine", lambda i: i % 3 == 0), contestant("base", lambda i: i % 2 == 0)
     refuse = lambda n, p: error(400, "no") if "question 7\n" in p else None  # noqa: E731
-    missing = pytest.raises(UserError, match="no verdict on 1 of 40 pairs")
-    with JudgeServer(refuse) as server, missing:
+    with JudgeServer(refuse) as server:
         run(settings(server.url), model, base, out)
     theirs = get_winrate(pd.read_json(out / "annotations.json"))
     ours = aggregate(AggregateConfig(annotations=out / "annotations.json"))
@@ -73,6 +75,21 @@ def test_the_public_tool_and_our_own_command_read_the_verdicts(tmp_path, setting
     for key in ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total"):
         assert ours[key] == result[key] == pytest.approx(float(theirs[key]))
     assert ours["n_total"] == 39
+    assert ours["dropped"] == result["dropped"] == {"refused": 1}
+    assert result["judging"]["n_refused"] == 1
+    assert "1 rows count in no rate: 1 refused" in table(ours)
+    assert "the judge refuses 1 pairs" in table(result)
+
+
+def test_a_pair_without_an_answer_leaves_it_unfinished(tmp_path, settings):
+    out = tmp_path / "out"
+    model, base = contestant("mine", lambda i: i % 3 == 0), contestant("base", lambda i: i % 2 == 0)
+    fail = lambda n, p: error(500, "oops") if "question 7\n" in p else None  # noqa: E731
+    missing = pytest.raises(UserError, match="no verdict on 1 of 40 pairs")
+    with JudgeServer(fail) as server, missing:
+        run(settings(server.url, retries=0), model, base, out)
+    result = json.loads((out / "result.json").read_text())
+    assert (result["n_total"], result["judging"]["n_without_verdict"]) == (39, 1)
     assert any("no verdict on 1 of 40" in note for note in result["notes"])
 
 
@@ -141,26 +158,76 @@ def test_answers_from_files_are_joined_and_said(tmp_path, settings):
     assert not (tmp_path / "out" / "model_outputs.json").exists()
 
 
-def test_a_reward_model_judges(tmp_path, settings):
-    class Lengths:
-        async def score(self, query, answers):
-            if query == "question 5":
-                return np.array([1.0, np.nan])
-            return np.array([float(len(answer)) for answer in answers])
+class Lengths:
+    """Prefers the longer answer, cannot score question 5, and may break in between."""
 
+    def __init__(self, breaks_after=math.inf) -> None:
+        self.breaks_after = breaks_after
+        self.queries = []
+
+    async def score(self, query, answers):
+        await asyncio.sleep(0)
+        if len(self.queries) >= self.breaks_after:
+            await asyncio.sleep(0.05)
+            raise RuntimeError("the engine is gone")
+        self.queries.append(query)
+        if query == "question 5":
+            return np.array([1.0, np.nan])
+        return np.array([float(len(answer)) for answer in answers])
+
+
+def by_length(weights="a", **scorer) -> RewardJudge:
+    return RewardJudge("lengths", {"weights": weights}, Lengths(**scorer))
+
+
+def of_known_lengths(tmp_path):
+    """Files of answers of the base and of a model, of four lengths by turns."""
     base, mine = tmp_path / "base.json", tmp_path / "mine.json"
     base.write_text(json.dumps([r | {"output": "1234", "generator": "base"} for r in ROWS]))
     said = ["12345", "123", "4321", "1234"]
     rows = [r | {"output": said[i % 4], "generator": "mine"} for i, r in enumerate(ROWS)]
     mine.write_text(json.dumps(rows))
+    return mine, base
+
+
+def test_a_reward_model_judges(tmp_path, settings):
+    mine, base = of_known_lengths(tmp_path)
     config = settings("http://unused/v1").model_copy(update={"judge": None})
     with pytest.raises(UserError, match="name a judge"):
         run(config, mine, base, tmp_path / "out")
-    result = run(config, mine, base, tmp_path / "out", judge=RewardJudge("lengths", Lengths()))
+    result = run(config, mine, base, tmp_path / "out", judge=by_length())
     assert [result[k] for k in ("n_wins", "n_wins_base", "n_draws", "n_dropped")] == [10, 9, 20, 1]
     assert result["judge"] == "lengths"
     assert result["judging"]["n_unscored"] == 1
     assert "1 pairs could not be scored" in table(result)
+
+
+def test_scores_that_came_before_an_interruption_are_kept(tmp_path, settings):
+    mine, base = of_known_lengths(tmp_path)
+    config = settings("http://unused/v1").model_copy(update={"judge": None})
+    broken, rest, lines = by_length(breaks_after=16), by_length(), []
+    with pytest.raises(RuntimeError, match="the engine is gone"):
+        run(config, mine, base, tmp_path / "out", judge=broken)
+    result = run(config, mine, base, tmp_path / "out", judge=rest, say=lines.append)
+    queries = broken.scorer.queries + rest.scorer.queries
+    # Every fourth pair is of identical outputs, which nobody scores.
+    assert sorted(queries) == sorted(r["instruction"] for i, r in enumerate(ROWS) if i % 4 != 3)
+    assert len(rest.scorer.queries) == 14
+    replies = tmp_path / "out" / "replies.jsonl"
+    assert f"lengths: scores 14 pairs, 16 are in {replies} already" in lines
+    assert (result["judging"]["n_judged_now"], result["judging"]["n_judged_before"]) == (14, 16)
+    assert [result[k] for k in ("n_wins", "n_wins_base", "n_draws", "n_dropped")] == [10, 9, 20, 1]
+    again = by_length()
+    same = run(config, mine, base, tmp_path / "out", judge=again)
+    assert again.scorer.queries == []
+    assert same["win_rate"] == result["win_rate"]
+    with pytest.raises(UserError, match="another value of judge"):
+        run(config, mine, base, tmp_path / "out", judge=by_length("b"))
+    # Where no result stands yet, scores of other weights under the same name are no scores.
+    (tmp_path / "out" / "result.json").unlink()
+    other = by_length("b")
+    run(config, mine, base, tmp_path / "out", judge=other)
+    assert len(other.scorer.queries) == 30
 
 
 def test_verdicts_on_the_base_give_a_paired_difference(tmp_path):
@@ -211,6 +278,36 @@ def test_verdicts_on_the_base_of_another_judge_or_reference_are_refused(tmp_path
         with pytest.raises(UserError, match="base_annotations: the"):
             run(config, model, base, tmp_path / "out")
     assert model.generator.requests == base.generator.requests == []
+
+
+def test_verdicts_on_the_base_of_a_judge_that_was_asked_otherwise_are_refused(tmp_path, settings):
+    """By the results beside both files of verdicts; without one there is nothing to compare."""
+    base, mine, ref = tmp_path / "base", tmp_path / "mine", contestant("ref", lambda i: i % 2)
+    ours = OURS / "tag.txt"
+    (tmp_path / "other.txt").write_text(f"{ours.read_text()}\nThink first.")
+    with JudgeServer() as server:
+        run(settings(server.url), contestant("base", lambda i: i % 3), ref, base)
+        other = {"prompt": tmp_path / "other.txt", "max_tokens": 9}
+        run(settings(server.url, **other), contestant("mine", bool), ref, mine)
+        annotations = base / "annotations.json"
+        config = AggregateConfig(
+            annotations=mine / "annotations.json", base_annotations=annotations
+        )
+        with pytest.raises(UserError, match=r"by its max_tokens, prompt: name verdicts"):
+            aggregate(config)
+        # Before hours of answers, and not where the judge was asked alike.
+        model, asked = contestant("mine", bool), len(server.prompts)
+        changed = settings(server.url, max_tokens=9).model_copy(
+            update={"base_annotations": annotations}
+        )
+        with pytest.raises(UserError, match=r"is another one than .*, by its max_tokens: name"):
+            run(changed, model, ref, tmp_path / "out")
+        assert model.generator.requests == []
+        assert len(server.prompts) == asked
+        alike = settings(server.url).model_copy(update={"base_annotations": annotations})
+        assert run(alike, model, ref, tmp_path / "out")["against_base"]["n_paired"] == 40
+    (mine / "result.json").unlink()
+    assert aggregate(config)["against_base"]["n_paired"] == 40
 
 
 def test_rows_without_subset_and_without_instructions_say_why(tmp_path):

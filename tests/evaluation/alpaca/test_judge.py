@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 import signal
@@ -15,42 +14,14 @@ from pathlib import Path
 import pytest
 
 from configs.errors import UserError
-from evaluation.alpaca.config import ChatJudgeConfig
 from evaluation.alpaca.instructions import Instruction
-from evaluation.alpaca.judge import Judged, judge_pairs
 from evaluation.alpaca.outputs import Pair
 from evaluation.alpaca.pairwise import is_switched
-from tests.evaluation.alpaca.judge_server import GOOD, JudgeServer, Says, completion, error
+from tests.evaluation.alpaca.judge_server import JudgeServer, Says, completion, error
+from tests.evaluation.alpaca.judging import EXPECTED, PAIRS, judge, preferences
 
-NAMES = ("base", "mine")
-PAIRS = [
-    Pair(
-        Instruction(f"question {i}", "koala"),
-        f"a {'bad' if i % 2 else GOOD} answer to {i}",
-        f"a {GOOD if i % 2 else 'bad'} answer to {i}",
-    )
-    for i in range(12)
-]
-EXPECTED = [2.0 if i % 2 else 1.0 for i in range(12)]
 EMPTY = error(429, "You exceeded your current quota, see your plan and billing.",
               "insufficient_quota")  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def key(monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
-
-
-def judge(url, cache, pairs=PAIRS, say=lambda line: None, **settings) -> Judged:
-    config = ChatJudgeConfig.model_validate(
-        {"model": "judge", "base_url": url, "api_key_env": "JUDGE_KEY", "concurrency": 3,
-         "timeout_s": 5, "retries": 3, **settings}
-    )  # fmt: skip
-    return asyncio.run(judge_pairs(pairs, NAMES, config, cache, say))
-
-
-def preferences(judged: Judged):
-    return [row["preference"] for row in judged.rows]
 
 
 def test_verdicts_come_back_in_order_with_the_switch_undone(tmp_path):
@@ -111,9 +82,10 @@ def test_nonsense_is_counted_never_guessed_and_not_paid_again(tmp_path):
 
 @pytest.mark.parametrize(
     "refusal",
-    [EMPTY, error(402, "Insufficient Balance"), error(429, "insufficient credits, top up")],
-    ids=["insufficient_quota", "402", "429 in words"],
-)
+    [EMPTY, error(402, "Insufficient Balance"), error(429, "insufficient credits, top up"),
+     error(403, "Key limit exceeded (total limit)")],
+    ids=["insufficient_quota", "402", "429 in words", "403 in words"],
+)  # fmt: skip
 def test_out_of_money_in_the_middle_keeps_what_was_paid(tmp_path, refusal):
     cache = tmp_path / "replies.jsonl"
     with JudgeServer(lambda number, prompt: refusal if number >= 5 else None) as server:
@@ -186,32 +158,36 @@ def test_what_is_under_way_when_it_stops_is_waited_for(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(401, "does not accept the key"), (404, "no model 'judge' there")]
+    ("status", "said", "most"),
+    [
+        (401, "does not accept the key", 3),
+        (403, "does not accept the key", 5 + 3),
+        (404, "no model 'judge' there", 3),
+    ],
 )
-def test_hopeless_from_the_start(tmp_path, status, said):
+def test_hopeless_from_the_start(tmp_path, status, said, most):
     says = error(status, "wrong: sk-very-secret or model")
     with JudgeServer(lambda number, prompt: says) as server:
         judged = judge(server.url, tmp_path / "replies.jsonl")
     assert said in judged.unfinished
-    assert len(server.prompts) <= 3
+    assert len(server.prompts) <= most
     assert judged.rows == []
+    assert judged.account["n_refused"] == 0
     kept = json.dumps(judged.account) + judged.unfinished
     kept += "".join(path.read_text() for path in tmp_path.iterdir())
     assert "secret" not in kept, "the key was written down"
 
 
-def test_requests_that_the_endpoint_does_not_take(tmp_path):
-    long = error(400, "maximum context length is 100 tokens")
-    script = lambda n, prompt: long if "question 3\n" in prompt else None  # noqa: E731
-    with JudgeServer(script) as server:
-        one = judge(server.url, tmp_path / "one.jsonl")
-        assert len(one.rows) == 11
-        assert "maximum context length" in one.unfinished
-        server.script = lambda number, prompt: error(400, "unknown field")
-        sent = len(server.prompts)
-        all_of_them = judge(server.url, tmp_path / "all.jsonl")
-        assert len(server.prompts) - sent <= 5 + 3
-    assert "the endpoint refuses the requests (400: unknown field)" in all_of_them.unfinished
+def test_a_judge_that_has_moved_is_not_asked_again(tmp_path):
+    cache = tmp_path / "replies.jsonl"
+    with JudgeServer() as here, JudgeServer() as there:
+        assert here.url != there.url
+        first = judge(here.url, cache, pairs=PAIRS[:8])
+        second = judge(there.url, cache)
+    assert len(there.prompts) == 4
+    assert second.account["n_judged_before"] == 8
+    assert second.rows[:8] == first.rows
+    assert preferences(second) == EXPECTED
 
 
 @pytest.mark.parametrize(
@@ -309,7 +285,7 @@ import asyncio, sys
 from pathlib import Path
 from evaluation.alpaca.config import ChatJudgeConfig
 from evaluation.alpaca.judge import judge_pairs
-from tests.evaluation.alpaca.test_judge import NAMES, PAIRS
+from tests.evaluation.alpaca.judging import NAMES, PAIRS
 
 config = ChatJudgeConfig(model="judge", base_url=sys.argv[1], api_key_env="JUDGE_KEY",
                          concurrency=2, timeout_s=60)

@@ -20,9 +20,11 @@ KEY = "sk-planted-0123456789abcdef"
 
 
 def telling(number: int, prompt: str) -> Any:
-    """An endpoint that repeats the key in its errors, as real ones do."""
+    """An endpoint that repeats the key in its errors, as real ones do, and never answers one."""
     if "question 3\n" in prompt:
         return error(400, f"your key {KEY} may not ask this")
+    if "question 5\n" in prompt:
+        return error(500, f"no answer for {KEY}")
     if number % 5 == 1:
         return error(429, f"rate limit of {KEY}", **{"retry-after": "0"})
     return completion("no verdict") if "question 4\n" in prompt else None

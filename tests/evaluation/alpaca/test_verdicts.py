@@ -33,12 +33,13 @@ def test_hostile_rows_are_dropped_one_by_one_and_counted():
         {"preference": 2, "instruction": "a", "dataset": "koala"},
         None, 7, "text", [1], {},
         {"preference": math.nan}, {"preference": "m"}, {"preference": 5}, {"preference": 5.5},
+        {"preference": None, "refusal": "400: no"},
         {"preference": 1, "instruction": 3, "dataset": ["x"], "generator_2": {}, "output_1": None},
     ]  # fmt: skip
     verdicts = verdicts_of(items)
-    assert verdicts.kept_n.tolist() == [True, *[False] * 9, True]
+    assert verdicts.kept_n.tolist() == [True, *[False] * 10, True]
     assert verdicts.dropped == {
-        "not_an_object": 4, "missing": 2, "not_a_number": 1, "outside_1_to_2": 2,
+        "not_an_object": 4, "missing": 2, "not_a_number": 1, "outside_1_to_2": 2, "refused": 1,
     }  # fmt: skip
     assert verdicts.subset_n[0] == "koala"
     assert verdicts.subset_n[-1] == ""
