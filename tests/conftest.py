@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 """Published data, which is not part of the project."""
 
+WHOLE_RUNS = ("test_run.py", "test_walkthrough.py")
+
 
 @pytest.fixture(scope="session")
 def data() -> Path:
@@ -72,6 +74,11 @@ def session_survives(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if ray is not None and alive and not ray.is_initialized():
         pytest.fail(f"{request.node.nodeid} ended the session's Ray")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs first: the last file would keep one worker busy while the others have nothing."""
+    items.sort(key=lambda item: item.path.name not in WHOLE_RUNS)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -170,6 +170,7 @@ def test_a_run_leaves_what_the_design_says(whole: Path):
     assert any((whole / "tensorboard").iterdir())
 
 
+@pytest.mark.timeout(900)
 def test_stopped_and_resumed_equals_uninterrupted(whole: Path, model: Path, tmp_path: Path):
     run_dir = tmp_path / "stopped"
     train = Command("train", "configs/quickstart.yaml", *overrides(model, run_dir))
@@ -212,6 +213,7 @@ def test_crashed_and_resumed_plays_the_lost_iterations_again(
     assert "holds a run with another configuration (seed: 0 → 7)" in "".join(changed.said)
 
 
+@pytest.mark.timeout(900)
 def test_a_silent_learner_rank_starts_again_from_the_last_checkpoint_by_itself(
     whole: Path, model: Path, tmp_path: Path
 ):

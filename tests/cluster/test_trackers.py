@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def test_wandb_holds_every_figure_of_each_iteration_across_lives(tmp_path):
     (ids,) = {(tmp_path / "run" / "trackers.json").read_text()}
     life(config, range(2, 4))
     assert (tmp_path / "run" / "trackers.json").read_text() == ids
-    rows = wandb_rows(tmp_path / "run")
+    # wandb's own process writes the file, and may be behind.
+    deadline = time.monotonic() + 60
+    while len(rows := wandb_rows(tmp_path / "run")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.2)
     assert [row["iteration"] for row in rows] == [0, 1, 2, 2, 3]
     for row, record in zip(rows[3:], records(config, 4)[2:], strict=True):
         figures = dict(scalars(record))
