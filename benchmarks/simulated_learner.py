@@ -32,22 +32,18 @@ class Publisher:
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """Give every member the new version; a silent one holds it up until the deadline."""
         self.version = version
-
-        async def serve(_: str, member: ActorHandle) -> float:
-            await asyncio.wait_for(self._update(member), self.deadline_s)
-            return 0.0
-
-        parity, lost = await on_each(members, serve)
+        parity, lost = await on_each(members, self._serve)
         return PublishReport(version, self.times.publish_s, 0, parity, 0, lost)
 
-    async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """Give a newcomer the version published last; the first needs nothing."""
-        del name
-        if self.version:
-            await self._update(member)
+    async def catch_up(self, members: Mapping[str, ActorHandle]) -> dict[str, str]:
+        """Give newcomers the version published last; the first needs nothing."""
+        _, lost = await on_each(members if self.version else {}, self._serve)
+        return lost
 
-    def _update(self, member: ActorHandle) -> asyncio.Future[Any]:
-        return member.update.remote(self.version, self.times.publish_s)
+    async def _serve(self, _: str, member: ActorHandle) -> float:
+        update: asyncio.Future[Any] = member.update.remote(self.version, self.times.publish_s)
+        await asyncio.wait_for(update, self.deadline_s)
+        return 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -101,7 +101,7 @@ def start_error(name: str, config: FleetConfig, lost: LostError) -> UserError | 
             f" the resources it waits for, or raise {name}.start_deadline_s"
         )
     # Ray hands over a constructor's exception only as text: the last line has its type and message.
-    last_line = str(lost.__cause__).strip().rpartition("\n")[2]
+    last_line = str(lost.__cause__ or lost).strip().rpartition("\n")[2]
     kind, _, message = last_line.partition(": ")
     if kind.endswith("UserError"):
         return UserError(message)

@@ -19,6 +19,10 @@ class LostError(Exception):
     """The actor that was asked is dead, or of no use."""
 
 
+class LostWithAnotherError(LostError):
+    """The actor was lost together with another, whose loss counts."""
+
+
 class LateError(LostError):
     """The actor that was asked has not answered within the deadline."""
 

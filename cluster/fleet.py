@@ -2,8 +2,8 @@
 
 Invariants: each call returns the result of exactly one execution, whatever dies or leaves meanwhile
 (a result of a lost member is never looked at again); only SERVING members get work; a name is given
-once; weights change, and members join and leave, only under `weights`, so that none joins with
-weights that a publish has passed and none is ended while a transfer may reach it.
+once; weights change, and members join, only under `weights`, so that none joins with weights that a
+publish has passed; a leaver is ended when they have rested, so that no transfer can reach it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from cluster.admission import Admissions, CatchUp
 from cluster.arrival import Arrivals, Lacking, UnplacedError, start_error
-from cluster.calls import LateError, LostError, ask, was_evicted, within
+from cluster.calls import LateError, LostError, LostWithAnotherError, ask, was_evicted
 from cluster.faults import RunError
-from cluster.heartbeat import listen, unless_silent
+from cluster.heartbeat import listen
 from cluster.member import Event, Member, State
 from cluster.missing import lacking
 from cluster.routing import LeastLoaded
@@ -36,7 +37,6 @@ STARTS = 3
 """How often an actor may fail to start before it, or a fleet that starts, is given up."""
 
 Spawn = Callable[[str], ActorHandle]
-CatchUp = Callable[[str, ActorHandle], Coroutine[Any, Any, None]]
 Kill = Callable[[ActorHandle], None]
 
 
@@ -44,8 +44,8 @@ class Fleet:
     """The actors `name-0` … of one kind.
 
     `spawn(name)` makes an actor (not restarted by Ray itself, and without a Ray name, since its
-    predecessor may still be dying); `catch_up(name, actor)` gives a newcomer the current weights
-    and returns when it holds them; `kill(actor)` ends its process; `lacking` as in `Arrivals`.
+    predecessor may still be dying); `kill(actor)` ends its process; `catch_up` as in `Admissions`;
+    `lacking` as in `Arrivals`.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class Fleet:
         self.waiting = 0
         """Calls that wait until a member serves."""
         self._spawn = spawn
-        self._catch_up = catch_up
         self._kill = kill
+        self._admissions = Admissions(config, self.weights, catch_up, kill, self._serve)
         self._news = asyncio.Event()
         """Set when a member serves or has no place, or the fleet has failed."""
         self._arrivals = Arrivals(config, lacking, self._news.set)
@@ -254,7 +254,8 @@ class Fleet:
                 alone = f"no member of fleet {self.name} serves, and {lost}"
                 self._fail(RunError(f"{alone}: free that or add nodes"))
             else:
-                self._lose(seat, seat.member, f"start: {lost}")
+                counts = not isinstance(lost, LostWithAnotherError)
+                self._lose(seat, seat.member, f"start: {lost}", counts=counts)
         except Exception as error:  # noqa: BLE001 (raised to whoever calls the fleet next)
             what = "be restarted" if seat.member.incarnation else "join"
             self._fail(RunError(f"{name} could not {what}: {error}"), error)
@@ -268,20 +269,18 @@ class Fleet:
         seat.about = await self._arrivals.arrival(name, seat.handle, self._may_wait)
         seat.answered, seat.version = True, seat.about.get("version")
         seat.member = seat.member.after(Event.READY)
-        async with self.weights:
-            if self._catch_up is not None and seat.stays:
-                # All others wait for their next weights meanwhile: a hung newcomer may not last.
-                work, silence = self._catch_up(name, seat.handle), self.config.silence_s
-                await within(self.config.deadline_s, unless_silent(seat.handle, silence, work))
-                seat.version = seat.version if self._version is None else self._version
-            if seat.stays:
-                seat.member = seat.member.after(Event.CURRENT)
-                seat.served = True
-                self._routes.add(seat, len(seat.calls))
-                self._answerable.set()
-                self._news.set()
-                lose = partial(self._lose, seat, seat.member)
-                self._in_background(listen(seat, self.config.silence_s, lose))
+        await self._admissions.admit(seat)
+
+    def _serve(self, seat: Seat) -> None:
+        """A newcomer holds the current weights: it gets work."""
+        seat.version = seat.version if self._version is None else self._version
+        seat.member = seat.member.after(Event.CURRENT)
+        seat.served = True
+        self._routes.add(seat, len(seat.calls))
+        self._answerable.set()
+        self._news.set()
+        lose = partial(self._lose, seat, seat.member)
+        self._in_background(listen(seat, self.config.silence_s, lose))
 
     def _may_wait(self) -> bool:
         """Whether a newcomer may go on waiting for a place: not where nothing can go on without."""
@@ -317,9 +316,8 @@ class Fleet:
             log.info("%s: waiting for its calls, then for the weights to rest", seat.member.name)
             await seat.idle.wait()  # the calls have deadlines
             async with self.weights:
-                await self._retire(seat)
-        else:
-            await self._retire(seat)
+                pass  # a transfer that began with it has ended, and none begins with a leaver
+        await self._retire(seat)
         self._forget(seat)
 
     async def _retire(self, seat: Seat) -> None:

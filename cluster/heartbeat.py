@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from ray.actor import ActorHandle
 
 from cluster.calls import LateError, LostError, ask
+from cluster.member import State
 from cluster.seat import AT_WORK, Seat
 
 log = logging.getLogger(__name__)
@@ -18,11 +18,16 @@ QUESTIONS = 3
 """How often in the time that it may be silent a member is asked whether it answers at all."""
 
 
-async def listen(seat: Seat, silence_s: float, lose: Callable[[str], None]) -> None:
-    """Ask the seat's present process until it is at work no more; `lose` it, with the cause, where
-    it is dead, or silent for `silence_s`."""
+async def listen(
+    seat: Seat,
+    silence_s: float,
+    lose: Callable[[str], None],
+    states: Sequence[State] = AT_WORK,
+) -> None:
+    """Ask the seat's present process while it is in one of `states`; `lose` it, with the cause,
+    where it is dead, or silent for `silence_s`."""
     member = seat.member
-    while seat.member.incarnation == member.incarnation and seat.member.state in AT_WORK:
+    while seat.member.incarnation == member.incarnation and seat.member.state in states:
         try:
             await _asked_twice(seat.handle, silence_s)
         except LostError as lost:
@@ -30,21 +35,6 @@ async def listen(seat: Seat, silence_s: float, lose: Callable[[str], None]) -> N
         except Exception:
             log.exception("%s: heartbeat", member.name)
         await asyncio.sleep(silence_s / QUESTIONS)
-
-
-async def unless_silent(
-    handle: ActorHandle | None, silence_s: float, work: Coroutine[Any, Any, None]
-) -> None:
-    """Do `work` with an actor; LostError where the actor is found dead or silent meanwhile."""
-    working = asyncio.ensure_future(work)
-    try:
-        while not working.done():
-            await _asked_twice(handle, silence_s)
-            await asyncio.wait({working}, timeout=silence_s / QUESTIONS)
-        await working
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
 
 
 async def _asked_twice(handle: ActorHandle | None, silence_s: float) -> None:

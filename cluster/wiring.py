@@ -31,9 +31,10 @@ from actors.roles import (
     solver_prompt,
 )
 from actors.rollout import RolloutActor
+from cluster.admission import CatchUp
 from cluster.calls import all_or_none
 from cluster.dataset import load_rows
-from cluster.fleet import CatchUp, Fleet
+from cluster.fleet import Fleet
 from cluster.game import Game, GameLedger, Pending
 from cluster.missing import lacking_ranks
 from cluster.players import (

@@ -100,8 +100,8 @@ class PublishConfig(Config):
     """Size of one packed buffer."""
     deadline_s: float = Field(default=300.0, gt=0)
     """Seconds an engine may take over each call of a publish before it counts as hung and is
-    replaced. Over nccl the transfer is aborted then, and its other engines are replaced too;
-    making a new group of engines is bounded by `learner.step_deadline_s`."""
+    replaced; 240 at most over joining a new group of engines (nccl). Over nccl the transfer, or the
+    group that is being made, is aborted then, and its other engines are replaced too."""
     parity_tolerance: float = Field(default=0.05, gt=0)
     """Largest mean absolute difference, in nats per token, between the engine's and the
     learner's log-probabilities of the probe prompt."""

@@ -227,13 +227,16 @@ class ObjectStorePublisher:
         parity, lost = await on_each(members, lambda n, m: self._serve(n, m, expected))
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
-    async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """Bring one member to the version published last, and verify it.
+    async def catch_up(self, members: Mapping[str, ActorHandle]) -> dict[str, str]:
+        """Bring members to the version published last and verify them; return who is lost, and why.
 
         Before the first publish, the model on disk is current.
         """
-        if self._expected is not None:
-            await self._serve(name, member, self._expected)
+        expected = self._expected
+        if expected is None:
+            return {}
+        _, lost = await on_each(members, lambda n, m: self._serve(n, m, expected))
+        return lost
 
     async def _serve(self, name: str, member: ActorHandle, expected: Expected) -> float:
         wait = self._verifier.await_member
@@ -288,38 +291,43 @@ class VllmPublisher:
     async def publish(self, version: int, members: Mapping[str, ActorHandle]) -> PublishReport:
         """Bring the learner's present weights, as `version`, to all members, and verify them."""
         started = time.perf_counter()
-        alive, lost = await on_each(members, self._verifier.version_of)
-        reached = {name: members[name] for name in alive}
-        broken = await self._sent(version, reached)
-        if broken:
-            lost |= dict.fromkeys(reached, broken)
-            reached = {}
+        reached, lost = await self._sent(version, members)
         expected = await self._verifier.expect(version, reached)
         self._expected = expected
-        verify = self._verifier.verify
-        parity, silent = await on_each(reached, lambda n, m: verify(n, m, expected))
+        parity, silent = await self._verified(reached, expected)
         lost |= silent
         return await _reported(self._learner, self._dtype, expected, parity, lost, started)
 
-    async def catch_up(self, name: str, member: ActorHandle) -> None:
-        """Bring one member to the version published last, and verify it.
+    async def catch_up(self, members: Mapping[str, ActorHandle]) -> dict[str, str]:
+        """Bring members to the version published last, all in one transfer, and verify them; return
+        who is lost, and why.
 
         Before the first publish, the model on disk is current.
         """
-        if self._expected is not None:
-            version = self._expected.version
-            await self._learner.send_weights(version, {name: member}, self._backend)
-            await self._verifier.verify(name, member, self._expected)
+        if self._expected is None:
+            return {}
+        reached, lost = await self._sent(self._expected.version, members)
+        _, silent = await self._verified(reached, self._expected)
+        return lost | silent
 
-    async def _sent(self, version: int, members: Mapping[str, ActorHandle]) -> str:
-        """Send to all members; return what broke the transfer, "" where nothing did."""
-        if not members:
-            return ""
+    async def _sent(
+        self, version: int, members: Mapping[str, ActorHandle]
+    ) -> tuple[dict[str, ActorHandle], dict[str, str]]:
+        """Send to all members that live; return those that got it, and the causes of the others."""
+        alive, lost = await on_each(members, self._verifier.version_of)
+        reached = {name: members[name] for name in alive}
+        if not reached:
+            return {}, lost
         try:
-            await self._learner.send_weights(version, members, self._backend)
+            await self._learner.send_weights(version, reached, self._backend)
         except LOST_OR_SILENT as error:
-            return _said(error)
-        return ""
+            return {}, lost | dict.fromkeys(reached, _said(error))
+        return reached, lost
+
+    async def _verified(
+        self, members: Mapping[str, ActorHandle], expected: Expected
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        return await on_each(members, lambda n, m: self._verifier.verify(n, m, expected))
 
 
 async def _reported(

@@ -11,11 +11,14 @@ its tensor-parallel ranks. vLLM's Ray client would give every engine the same of
 
 from __future__ import annotations
 
+import gc
 import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
+from functools import partial
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
@@ -50,6 +53,7 @@ def connect(
 ) -> Sender:
     """Connect this rank with the engines through `backend`, as the installed vLLM has it."""
     client = MembersClient(members, config.rollout.tensor_parallel, config.publish.deadline_s)
+    client.abort = abort
     dtype: torch.dtype = getattr(torch, config.rollout.dtype)
     buffer_bytes = config.publish.buffer_mib * MIB
 
@@ -65,9 +69,43 @@ def connect(
     shapes = tensor_shapes(rank.model)
     factory = TrainerSender if _has_trainer_factory() else StaticSender
     packed_bytes = max(buffer_bytes, _largest(shapes, dtype)) if backend == "ipc" else buffer_bytes
-    with client.causes():
-        sender = factory(client, tensors, shapes, dtype, backend, rank.place.rank, packed_bytes)
+    place = rank.place.rank
+    make = partial(factory, client, tensors, shapes, dtype, backend, place, packed_bytes)
+    try:
+        with client.causes():
+            sender = _made(make, client)
+    except Exception:
+        # The other ranks, which meet no engine, have gone on to the send.
+        tensors.finish()
+        raise
     return WholePasses(sender, tensors, client)
+
+
+def _made(make: Callable[[], Sender], client: MembersClient) -> Sender:
+    """Make the sender; the first engine that fails to connect ends the wait for it.
+
+    vLLM's store and NCCL wait for every engine, also for one that is dead, and nothing ends their
+    wait. So they wait on a thread of their own (whose GPU is 0, as the rank's), which is left behind
+    where an engine fails. It can harm no later group: its store has a port of its own, and its
+    communicator never becomes complete, since all its engines are replaced; where it was complete,
+    and an engine died in its first collective, `abort` has ended that, and nothing more is enqueued.
+    The thread ends when the store gives up or NCCL sees a closed connection, or else sleeps until
+    its process ends.
+    """
+    made: Future[Sender] = Future()
+
+    def work() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:  # noqa: BLE001 (raised to whoever waits)
+            made.set_exception(error)
+
+    Thread(target=work, name="connect", daemon=True).start()
+    either: list[Future[Any]] = [made, client.connected]
+    wait(either, return_when=FIRST_COMPLETED)
+    if not made.done():
+        client.connected.result()
+    return made.result()
 
 
 def _largest(shapes: Shapes, dtype: torch.dtype) -> int:
@@ -151,7 +189,6 @@ class TrainerSender:
         info = _trainer_init_info(backend, rank, client.world_size, buffer_bytes)
         source = _weight_source(tensors, shapes, dtype)
         self._engine = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
-        client.abort = lambda: abort(getattr(self._engine, "model_update_group", None))
 
     def send(self, version: int) -> None:
         """See `Sender`."""
@@ -183,7 +220,6 @@ class StaticSender:
         self._is_sender = rank == 0
         self._buffer_bytes = buffer_bytes
         self._group = self._open() if self._is_sender else None
-        client.abort = lambda: abort(self._group)
 
     def send(self, version: int) -> None:
         """See `Sender`."""
@@ -256,15 +292,21 @@ class StaticSender:
         )
 
 
-def abort(group: Any) -> None:
-    """End what a communicator of vLLM's is doing, from another thread than the one that waits.
+def abort() -> None:
+    """End what vLLM's communicators in this process do, from another thread than one that waits.
 
-    Its broadcast on the GPU waits for every member, also for one that is dead. Nothing may be
-    enqueued on it from then on, which `disabled` sees to; vLLM's own `destroy` sets that too late.
+    A collective on the GPU waits for every member, also for one that is dead. Nothing may be
+    enqueued from then on, which `disabled` sees to; vLLM's own `destroy` sets that too late. A
+    communicator that is still being made has its first collective before vLLM hands it to anybody:
+    the garbage collector alone knows it.
     """
-    if group is not None and not group.disabled:
-        group.disabled = True
-        group.nccl.ncclCommAbort(group.comm)
+    from vllm.distributed.device_communicators import pynccl  # noqa: PLC0415 (vLLM: seconds)
+
+    for group in gc.get_objects():
+        if type(group) is pynccl.PyNcclCommunicator and not getattr(group, "disabled", True):
+            group.disabled = True
+            if hasattr(group, "comm"):
+                group.nccl.ncclCommAbort(group.comm)
 
 
 def _has_trainer_factory() -> bool:

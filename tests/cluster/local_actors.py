@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 from ray.exceptions import RayActorError
@@ -37,6 +38,8 @@ class Actor:
         self._pending.add(answer)
         if self.dead:
             answer.set_exception(RayActorError())
+            return answer
+        if self.name in self.world.silent:
             return answer
         work = asyncio.ensure_future(getattr(self, f"_{method}")(*args))
         self.world.works.add(work)
@@ -78,6 +81,8 @@ class Actor:
         self.world.asleep.append(self.name)
 
     async def _stop(self) -> None:
+        self.world.stopping.set()
+        await self.world.may_stop.wait()
         self.stopped = True
 
 
@@ -102,6 +107,15 @@ class World:
         self.may_catch_up = asyncio.Event()
         self.may_catch_up.set()
         self.catching_up = asyncio.Event()
+        self.transfers: list[list[str]] = []
+        """The names of those that caught up together."""
+        self.deadly: Counter[str] = Counter()
+        """How many transfers to newcomers a name is yet to die in."""
+        self.silent: set[str] = set()
+        """Whose processes answer nothing, until they are killed."""
+        self.may_stop = asyncio.Event()
+        self.may_stop.set()
+        self.stopping = asyncio.Event()
         self.lacks: dict[str, str] = {}
         """What keeps an actor from having a place, by name."""
 
@@ -141,13 +155,24 @@ class World:
 
     def _kill(self, actor: Actor) -> None:
         self.killed.append(actor.name)
+        self.silent.discard(actor.name)
         actor.die()
 
-    async def _catch_up(self, name: str, actor: Actor) -> None:
+    async def _catch_up(self, members: Mapping[str, Actor]) -> dict[str, str]:
+        """One transfer to all, as over NCCL: where one dies in it, all are lost."""
         version = self.version
+        self.transfers.append(sorted(members))
         self.catching_up.set()
         await self.may_catch_up.wait()
-        await actor.take.remote(version)
+        try:
+            for name, member in members.items():
+                if self.deadly[name]:
+                    self.deadly[name] -= 1
+                    member.die()
+                await member.take.remote(version)
+        except RayActorError:
+            return dict.fromkeys(members, "the transfer broke")
+        return {}
 
 
 def with_fleet(use, replicas: int = 2, **config: object) -> World:

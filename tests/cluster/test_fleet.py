@@ -217,11 +217,12 @@ class Publisher:
         self.may_catch_up.set()
         self.catching_up = asyncio.Event()
 
-    async def catch_up(self, name: str, member) -> None:
+    async def catch_up(self, members) -> dict[str, str]:
         version = self.version
         self.catching_up.set()
         await self.may_catch_up.wait()
-        await member.take.remote(version)
+        await asyncio.gather(*(member.take.remote(version) for member in members.values()))
+        return {}
 
     async def publish(self, version: int, members) -> None:
         self.version = version
@@ -301,11 +302,12 @@ def test_a_member_that_comes_up_during_a_publish_catches_up_to_the_new_version()
 def test_members_that_die_or_hang_while_they_catch_up_are_restarted_again(blow):
     deadly = False
 
-    async def catch_up(name: str, member) -> None:
+    async def catch_up(members) -> dict[str, str]:
         nonlocal deadly
         if deadly:
             deadly = False
-            await member.suffer.remote(blow)
+            await members["rollout-0"].suffer.remote(blow)
+        return {}
 
     async def use(fleet: Fleet) -> None:
         nonlocal deadly
@@ -325,11 +327,12 @@ def test_members_that_die_or_hang_while_they_catch_up_are_restarted_again(blow):
 def test_an_error_in_a_restarts_catch_up_ends_the_calls_with_its_cause(error):
     calls = 0
 
-    async def catch_up(name: str, member) -> None:
+    async def catch_up(members) -> dict[str, str]:
         nonlocal calls
         calls += 1
         if calls > 1:
             raise error
+        return {}
 
     async def use(fleet: Fleet) -> None:
         with pytest.raises(RunError, match=f"rollout-0 could not be restarted: {error}"):

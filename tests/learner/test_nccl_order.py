@@ -1,254 +1,35 @@
-"""Weights over vLLM's nccl transfer, really moved: gloo in NCCL's place, tensors on CPU.
+"""Weights over vLLM's nccl transfer, really moved; see `gloo_transfer` for what stands in for NCCL.
 
-The sending end is in this process: `LearnerRank.send_weights`, vLLM's trainer engine, our
-`MembersClient`. Each receiving end has a process of its own: vLLM's worker methods and its
-`NCCLWeightTransferEngine`, with our `PolicyWorker.renew_transfer`. The rendezvous
-(`StatelessProcessGroup`), the packing and the layerwise reload are vLLM's code as it is.
-
-Replaced, because it needs a GPU, is only: `PyNcclCommunicator`, whose broadcast goes through a
-gloo group at the same store; the CUDA streams of the packed broadcast, which here are nothing to
-wait for; and `torch.accelerator`'s device number and synchronisation. vLLM 0.25's static functions
-are not in the installed vLLM: `StaticSender` runs against functions of the same signatures around
-the same broadcast, and its receivers take the packing from each update, as 0.25's do.
+The sending end is in this process.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import threading
 from collections.abc import Callable, Iterator
-from datetime import timedelta
-from functools import partial
-from types import SimpleNamespace
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 import ray
-import torch
-import torch.distributed as dist
 from ray.exceptions import ActorDiedError
 
-from configs.load import load
-from learner import vllm_trainer
-from learner.actor import LearnerRank
-from learner.rank import Place, Rank
-from tests.conftest import ROOT
-
-CONFIG = load(
-    ROOT / "configs" / "llama-3.2-3b-lsp.yaml",
-    ["publish.buffer_mib=1", "publish.deadline_s=60"],
+from tests.learner.gloo_transfer import (
+    CONFIG,
+    GlooCommunicator,
+    Model,
+    Receiver,
+    check_holds,
+    check_packed,
+    replace_nccl,
+    sending_end,
+    train,
+    use_functions_of_025,
 )
-BUFFER = 1 << 20
-GLOO_SECONDS = 20
-"""How long a rank that nobody meets waits before the test fails."""
 
-
-class GlooCommunicator:
-    """What vLLM's transfer uses of `PyNcclCommunicator`, over gloo.
-
-    As with NCCL, a broadcast waits for a member that is dead until the communicator is aborted.
-    """
-
-    def __init__(self, group: Any, device: Any) -> None:
-        del device
-        self.rank = group.rank
-        self.sizes: list[int] = []
-        self.destroyed = self.disabled = False
-        self.nccl, self.comm = SimpleNamespace(ncclCommAbort=self._abort), "comm"
-        self._aborted = threading.Event()
-        store = dist.PrefixStore("gloo", group.store)
-        self._gloo = dist.ProcessGroupGloo(
-            store, group.rank, group.world_size, timedelta(seconds=GLOO_SECONDS)
-        )
-
-    def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
-        assert not self.destroyed
-        if self.disabled:
-            return
-        self.sizes.append(tensor.nbytes)
-        options = dist.BroadcastOptions()
-        options.rootRank = src
-        try:
-            self._gloo.broadcast([tensor], options).wait()
-        except RuntimeError:  # gloo sees the loss, NCCL does not
-            if not self._aborted.wait(GLOO_SECONDS):
-                raise
-
-    def _abort(self, comm: str) -> None:
-        assert comm == "comm"
-        assert self.disabled, "the thread that waits would use it at once"
-        self._aborted.set()
-
-    def destroy(self) -> None:
-        self.destroyed = True
-
-
-def replace_nccl(replace: Callable[[Any, str, Any], None]) -> None:
-    """Take out of this process what needs a GPU, by `setattr` or a patch that is undone."""
-    from vllm.distributed.device_communicators import pynccl
-    from vllm.distributed.weight_transfer import packed_tensor
-
-    stream = SimpleNamespace(synchronize=lambda: None)
-    replace(pynccl, "PyNcclCommunicator", GlooCommunicator)
-    replace(packed_tensor, "_get_streams", lambda device, count: (stream,) * count)
-    replace(torch.accelerator, "current_device_index", lambda: 0)
-    replace(torch.accelerator, "synchronize", lambda: None)
-
-
-class Model(torch.nn.ModuleDict):
-    """Layers whose first is larger than a buffer, and of which several share one."""
-
-    def __init__(self, seed: int) -> None:
-        torch.manual_seed(seed)
-        super().__init__(
-            {
-                "embedding": torch.nn.Embedding(1200, 512),
-                "first": torch.nn.Linear(512, 300),
-                "second": torch.nn.Linear(300, 512),
-                "third": torch.nn.Linear(512, 900),
-                "norm": torch.nn.LayerNorm(512),
-            }
-        )
-
-    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
-        """Load tensors by name, as vLLM's models do."""
-        from vllm.model_executor.model_loader.weight_utils import default_weight_loader
-
-        parameters = dict(self.named_parameters())
-        for name, tensor in weights:
-            loader = getattr(parameters[name], "weight_loader", default_weight_loader)
-            loader(parameters[name], tensor)
-
-
-class Receiver:
-    """A member of the rollout fleet, as far as its weights go."""
-
-    def __init__(self) -> None:
-        replace_nccl(setattr)
-
-    def begin(self, packing_by_update: bool) -> None:
-        """Be a new member."""
-        from vllm.model_executor.model_loader.reload import record_metadata_for_reloading
-        from vllm.v1.worker.gpu_worker import Worker
-
-        from actors.transfer import PolicyWorker
-
-        self.model = Model(seed=1).bfloat16()
-        record_metadata_for_reloading(self.model)
-        kind = type("PolicyGpuWorker", (PolicyWorker, Worker), {})
-        self.worker: Any = object.__new__(kind)
-        one = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
-        self.worker.vllm_config = SimpleNamespace(parallel_config=one, model_config=None)
-        self.worker.model_runner = SimpleNamespace(reset_lora_state=lambda: None)
-        self.worker._weight_update_active = self.worker._weight_update_is_draft = False
-        self.worker.weight_transfer_engine = receiving_engine(packing_by_update)(
-            None, self.worker.vllm_config, torch.device("cpu"), self.model
-        )
-        self.groups: list[GlooCommunicator] = []
-        self.served, self.dies = 0, False
-
-    def init_transfer(self, info: dict[str, Any]) -> None:
-        self.worker.renew_transfer(info)
-        self.groups.append(self.worker.weight_transfer_engine.model_update_group)
-
-    def start_update(self) -> None:
-        self.worker.start_weight_update()
-
-    def load_update(self, info: dict[str, Any]) -> None:
-        if self.dies:
-            os._exit(1)
-        self.worker.update_weights(info)
-
-    def die_in_next_update(self) -> None:
-        self.dies = True
-
-    def finish_update(self, version: int) -> None:
-        self.worker.finish_weight_update()
-        self.served = version
-
-    def state(self) -> tuple[int, dict[str, torch.Tensor]]:
-        """The version served, and the weights it is served with."""
-        return self.served, {n: p.detach().clone() for n, p in self.model.named_parameters()}
-
-    def connections(self) -> list[tuple[int, bool]]:
-        """Of each group it was in: its rank there, and whether it has left it."""
-        return [(group.rank, group.destroyed) for group in self.groups]
-
-
-def receiving_engine(packing_by_update: bool) -> type:
-    """vLLM's receiving engine; told the packing with each update, as in 0.25, or once."""
-    from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
-
-    class Engine025(NCCLWeightTransferEngine):
-        def parse_update_info(self, update_dict: dict[str, Any]) -> Any:
-            told = dict(update_dict)
-            self.packed = told.pop("packed")
-            self.packed_buffer_size_bytes = told.pop("packed_buffer_size_bytes")
-            return super().parse_update_info(told)
-
-    return Engine025 if packing_by_update else NCCLWeightTransferEngine
-
-
-def use_functions_of_025(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give the sending end vLLM 0.25's two static functions instead of a trainer engine."""
-    from vllm.distributed.weight_transfer import nccl_engine, packed_tensor
-
-    def trainer_send_weights(
-        iterator: Iterator[tuple[str, torch.Tensor]], trainer_args: dict[str, Any]
-    ) -> None:
-        assert trainer_args.pop("packed") is True
-        packed_tensor.packed_nccl_broadcast_producer(
-            iterator,
-            trainer_args.pop("group"),
-            src=0,
-            post_iter_func=lambda item: item[1],
-            buffer_size_bytes=trainer_args.pop("packed_buffer_size_bytes"),
-        )
-        assert trainer_args == {}
-
-    engine = nccl_engine.NCCLWeightTransferEngine
-    functions = {
-        "trainer_init": nccl_engine.open_trainer_endpoint,
-        "trainer_send_weights": trainer_send_weights,
-    }
-    for name, function in functions.items():
-        monkeypatch.setattr(engine, name, staticmethod(function), raising=False)
-    monkeypatch.setattr(vllm_trainer, "_has_trainer_factory", lambda: False)
-
-
-def sending_end(model: Model) -> LearnerRank:
-    """The only learner rank, with everything of a rank that sending needs."""
-    rank = SimpleNamespace(model=model, place=Place(0, 1, ""), device=torch.device("cpu"))
-    rank.tensors = partial(Rank.tensors, rank)
-    end: Any = object.__new__(LearnerRank)
-    end._config, end._rank, end._sender, end._connected = CONFIG, rank, None, {}
-    return end
-
-
-def train(model: Model) -> None:
-    """Change every weight."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += torch.randn(parameter.shape)
-
-
-def check_holds(receiver: Any, model: Model, version: int) -> None:
-    """Assert that a receiver serves the model's weights, every one and exactly, as `version`."""
-    served, weights = ray.get(receiver.state.remote())
-    assert served == version
-    sent = {name: p.detach().bfloat16() for name, p in model.named_parameters()}
-    assert weights.keys() == sent.keys()
-    for name, tensor in sent.items():
-        assert torch.equal(weights[name], tensor), name
-
-
-def check_packed(sizes: list[int], model: Model) -> None:
-    """Assert that the model went in fewer messages than it has tensors, and in more than one."""
-    tensors = [2 * p.numel() for p in model.parameters()]
-    assert sum(sizes) == sum(tensors)
-    assert 1 < len(sizes) < len(tensors)
-    assert max(sizes) <= BUFFER + max(tensors)
+HANGS_SECONDS = 90
+"""After which a send counts as one without end: vLLM's store would give up after 300."""
 
 
 @pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
@@ -272,11 +53,25 @@ def made(monkeypatch) -> list[GlooCommunicator]:
     init = GlooCommunicator.__init__
 
     def noted(self: GlooCommunicator, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
         made.append(self)
+        init(self, *args, **kwargs)
 
     monkeypatch.setattr(GlooCommunicator, "__init__", noted)
     return made
+
+
+def error_of(send: Callable[[], None]) -> BaseException | None:
+    """What a send raises; TimeoutError here where it comes to no end."""
+    sent: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            sent.set_result(send())
+        except Exception as error:  # noqa: BLE001 (it is what the test looks at)
+            sent.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return sent.exception(HANGS_SECONDS)
 
 
 def test_receivers_hold_the_senders_tensors_after_each_update(receivers, made):
@@ -319,3 +114,40 @@ def test_a_member_that_dies_in_an_update_does_not_block_the_sender(receivers, ma
     learner.send_weights(2, {"z": z}, "nccl")
     check_holds(z, model, 2)
     assert [group.disabled for group in made] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("receivers", "where"),
+    [(True, "comes"), (False, "meets"), (False, "warms up")],
+    indirect=["receivers"],
+)
+def test_a_member_that_dies_while_the_group_is_made_does_not_block_the_sender(
+    receivers, made, where
+):
+    x, y, z = receivers
+    model = Model(seed=0)
+    learner = sending_end(model)
+    ray.get(y.fail_when_it.remote(where))
+    lost = error_of(lambda: learner.send_weights(1, {"x": x, "y": y}, "nccl"))
+    assert isinstance(lost, ActorDiedError)
+    # The fleet restarts x, which waits for y; the sender's other thread may do so for ever.
+    ray.kill(x)
+    learner.send_weights(1, {"z": z}, "nccl")
+    check_holds(z, model, 1)
+    assert [group.disabled for group in made] == [True] * (where != "comes") + [False]
+
+
+@pytest.mark.parametrize("receivers", [False], indirect=True)
+def test_a_member_that_never_connects_is_named_and_does_not_block_the_sender(receivers, made):
+    x, y, z = receivers
+    model = Model(seed=0)
+    impatient = CONFIG.publish.model_copy(update={"deadline_s": 5.0})
+    learner = sending_end(model, CONFIG.model_copy(update={"publish": impatient}))
+    ray.get(y.fail_when_it.remote("is silent"))
+    lost = error_of(lambda: learner.send_weights(1, {"x": x, "y": y}, "nccl"))
+    assert isinstance(lost, TimeoutError)
+    assert "'y'] have not answered init_transfer in 5 s" in str(lost)
+    for blocked in (x, y):
+        ray.kill(blocked)
+    learner.send_weights(1, {"z": z}, "nccl")
+    check_holds(z, model, 1)

@@ -204,10 +204,11 @@ def test_a_newcomer_catches_up_without_the_learner():
     async def play():
         weights, late = Weights(), Engine()
         published = publisher(weights)
-        await published.catch_up("early", Engine())  # nothing published: the disk is current
+        await published.catch_up({"early": Engine()})  # nothing published: the disk is current
         await published.publish(1, {"a": Engine()})
         weights.steps = 1  # newer than what is public: a newcomer must not get this
-        await published.catch_up("late", late)
+        lost = await published.catch_up({"late": late, "dead": Engine("dies")})
+        assert list(lost) == ["dead"]
         assert late.served == 0
         assert late.calls == ["start", "load", "finish 1"]
 
@@ -229,7 +230,7 @@ def test_a_broken_transfer_is_the_loss_of_all_its_members(error):
         assert str(error) in report.lost["a"]
         weights.error = None
         fresh = Engine()
-        await published.catch_up("a", fresh)
+        await published.catch_up({"a": fresh})
         assert (fresh.at_version, fresh.served) == (2, 1)
 
     asyncio.run(play())
@@ -246,14 +247,17 @@ def test_a_member_that_died_before_a_transfer_is_left_out_of_it():
     asyncio.run(play())
 
 
-def test_through_vllm_a_newcomer_gets_the_learners_weights_under_the_published_version():
+def test_through_vllm_newcomers_get_the_learners_weights_under_the_published_version_at_once():
     async def play():
-        weights, late = Weights(), Engine()
+        weights = Weights()
         published = VllmPublisher(weights, CONFIG, "float32", PROBE, "nccl")
-        await published.catch_up("early", Engine())  # nothing published: the disk is current
+        await published.catch_up({"early": Engine()})  # nothing published: the disk is current
         await published.publish(1, {"a": Engine()})
-        await published.catch_up("late", late)
-        assert weights.sent == [(1, ["a"]), (1, ["late"])]
+        late = {"late": Engine(), "later": Engine(), "dead": Engine("gone")}
+        assert list(await published.catch_up(late)) == ["dead"]
+        assert weights.sent == [(1, ["a"]), (1, ["late", "later"])]
+        weights.error = RayActorError()
+        assert list(await published.catch_up({"x": Engine(), "y": Engine()})) == ["x", "y"]
 
     asyncio.run(play())
 

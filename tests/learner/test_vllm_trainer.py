@@ -5,15 +5,19 @@ Tensors that really move, over gloo, are `test_nccl_order`'s.
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pytest
 import ray
 import torch
+from ray.exceptions import ActorDiedError
 
 from configs.load import load
+from learner import members_client
 from learner.rank import Place
 from learner.vllm_trainer import (
     MembersClient,
@@ -70,8 +74,6 @@ def test_every_engine_has_ranks_of_its_own(ray_session):
 def test_a_silent_engine_is_named(ray_session):
     @ray.remote(num_cpus=0)
     def sleep():
-        import time
-
         time.sleep(30)
 
     silent = Member([], "y")
@@ -100,6 +102,30 @@ def test_an_engine_that_is_lost_is_the_cause_of_what_the_sender_meets(ray_sessio
         connect()
     with pytest.raises(RuntimeError, match="its own"), both.causes():
         raise RuntimeError("its own")
+
+
+@pytest.mark.parametrize("dies", [True, False])
+def test_the_loss_of_an_engine_is_raised_and_not_what_the_others_say_of_it(
+    ray_session, monkeypatch, dies
+):
+    @ray.remote(num_cpus=0)
+    class Blocked:
+        def init_transfer(self, info):
+            time.sleep(1 if dies else 60)
+            os._exit(1)
+
+    @ray.remote(num_cpus=0)
+    class Told:
+        def init_transfer(self, info):
+            raise ValueError("NCCL error: remote process exited")
+
+    monkeypatch.setattr(members_client, "NEWS_S", 60 if dies else 0.1)
+    aborted = []
+    both = MembersClient({"x": Told.remote(), "y": Blocked.remote()}, 1, deadline_s=60)
+    both.abort = lambda: aborted.append(1)
+    with pytest.raises(ActorDiedError if dies else ValueError):
+        both.init_weight_transfer_engine({})
+    assert aborted == [1]
 
 
 @pytest.fixture
@@ -241,6 +267,30 @@ def test_a_tensor_larger_than_the_buffer_fits_the_buffer_of_ipc(monkeypatch, bac
     connect(rank, config, {}, backend)
     expected = 128256 * 2048 * 2 if grows else 256 << 20
     assert opened[0].packed_buffer_size_bytes == expected
+
+
+def test_a_rank_that_cannot_connect_still_goes_through_every_tensor(monkeypatch):
+    """The other ranks meet no engine: they have gone on to the gathers of the send."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+    def refuse(info, **_):
+        raise TimeoutError("['x'] have not answered init_transfer")
+
+    gathered = []
+
+    def gather(*_, **__):
+        for name, tensor in tensors():
+            gathered.append(name)
+            yield name, tensor
+
+    monkeypatch.setattr(WeightTransferTrainerFactory, "trainer_init", staticmethod(refuse))
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.1")
+    model = torch.nn.Linear(2, 2)
+    rank = SimpleNamespace(model=model, place=Place(0, 2, ""), device=torch.device("cpu"))
+    rank.tensors = gather
+    with pytest.raises(TimeoutError):
+        connect(rank, load(CONFIGS / "one-gpu.yaml", []), {}, "nccl")
+    assert gathered == ["a", "b"]
 
 
 @pytest.mark.parametrize("read", [0, 1, 2])
