@@ -87,11 +87,11 @@ class Fleet:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Start every member at once, or one by one where they share a GPU, of which vLLM takes
-        whatever else grows there meanwhile for its own; return when all serve that have a place,
-        one at least. Raises UserError where one cannot be made or does not answer in time."""
+        """Start every member at once, or one by one where they share a GPU (vLLM takes what grows
+        there meanwhile for its own); return when all serve that have a place, one at least. Raises
+        UserError where one cannot be made or does not answer in time."""
         every = list(self._seats)
-        for seats in [[seat] for seat in every] if self.shares_gpus else [every]:
+        for seats in [[seat] for seat in every] if self.config.shares_gpus else [every]:
             self._begin(seats[0])
             # Fleets that start side by side each ask for one place before any asks for its second.
             await asyncio.sleep(0)
@@ -101,11 +101,6 @@ class Fleet:
         log.info("%s: %d of %d actors serve", self.name, len(self._routes), len(every))
         self._started = True
         self._settle()
-
-    @property
-    def shares_gpus(self) -> bool:
-        """Whether a GPU of this fleet serves others too."""
-        return 0 < self.config.gpus < 1
 
     @property
     def in_flight(self) -> int:
@@ -361,8 +356,9 @@ class Fleet:
         if counts and self._counted >= most:
             seat.member = seat.member.after(Event.GIVE_UP)
             used_up = f"fleet {self.name} has used up its {most} restarts ({self.name}.restarts)"
-            first = f"first lost was {self._first_cause}"
-            self._fail(RunError(f"{used_up}, no iteration being trained meanwhile; {first}"))
+            self._fail(
+                RunError(f"{used_up} between iterations; first lost was {self._first_cause}")
+            )
             return
         self.restarts += 1
         self._counted += counts

@@ -159,9 +159,9 @@ class Wired:
         await self.learner.place()
         fleets = self.fleets.values()
         for fleet in fleets:
-            if fleet.shares_gpus:
+            if fleet.config.shares_gpus:
                 await fleet.start()
-        others = [fleet.start() for fleet in fleets if not fleet.shares_gpus]
+        others = [fleet.start() for fleet in fleets if not fleet.config.shares_gpus]
         await all_or_none([self.learner.start(), *others])
 
     async def stop(self) -> None:

@@ -74,6 +74,11 @@ class FleetConfig(Config):
     """Changes the number of actors while the run goes on, from `replicas` on; null: only `selfplay
     scale` does."""
 
+    @property
+    def shares_gpus(self) -> bool:
+        """Whether a GPU of this fleet serves others too."""
+        return 0 < self.gpus < 1
+
 
 class EngineConfig(FleetConfig):
     """A fleet of vLLM engines."""

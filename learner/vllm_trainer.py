@@ -85,10 +85,11 @@ def _made(make: Callable[[], Sender], client: MembersClient) -> Sender:
     """Make the sender; the first engine that fails to connect ends the wait for it.
 
     vLLM's store and NCCL wait for every engine, also for one that is dead, and nothing ends their
-    wait. So they wait on a thread of their own (whose GPU is 0, as the rank's), which is left behind
-    where an engine fails. It can harm no later group: its store has a port of its own, and its
-    communicator never becomes complete, since all its engines are replaced; where it was complete,
-    and an engine died in its first collective, `abort` has ended that, and nothing more is enqueued.
+    wait. So they wait on a thread of their own (whose GPU is 0, as the rank's), which is left
+    behind where an engine fails. It can harm no later group: its store has a port of its own, and
+    its communicator never becomes complete, since all its engines are replaced; where it was
+    complete, and an engine died in its first collective, `abort` has ended that, and nothing more
+    is enqueued.
     The thread ends when the store gives up or NCCL sees a closed connection, or else sleeps until
     its process ends.
     """
