@@ -355,10 +355,8 @@ class Fleet:
         most = self.config.restarts and max(self.config.restarts, self.target)
         if counts and self._counted >= most:
             seat.member = seat.member.after(Event.GIVE_UP)
-            used_up = f"fleet {self.name} has used up its {most} restarts ({self.name}.restarts)"
-            self._fail(
-                RunError(f"{used_up} between iterations; first lost was {self._first_cause}")
-            )
+            spent = f"has used up its {most} restarts ({self.name}.restarts) between iterations"
+            self._fail(RunError(f"fleet {self.name} {spent}; first lost was {self._first_cause}"))
             return
         self.restarts += 1
         self._counted += counts
