@@ -6,8 +6,8 @@ learner's log-probabilities of a fixed prompt. Checksums see a single stale vers
 probe cannot at a small learning rate; the probe sees a broken layer, which a checksum may not.
 A mismatch raises `StaleWeightsError`: silently stale weights are the worst fault there is.
 
-A member that dies or falls silent while it is being served is left out and named in the report:
-its fleet restarts it, and the new one catches up before it plays.
+A member that dies or falls silent while it is being served is left out and named in what they
+return: its fleet restarts it, and the new one catches up before it plays.
 """
 
 from __future__ import annotations
