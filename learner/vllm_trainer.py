@@ -11,6 +11,7 @@ its tensor-parallel ranks. vLLM's Ray client would give every engine the same of
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import socket
@@ -71,13 +72,9 @@ def connect(
     packed_bytes = max(buffer_bytes, _largest(shapes, dtype)) if backend == "ipc" else buffer_bytes
     place = rank.place.rank
     make = partial(factory, client, tensors, shapes, dtype, backend, place, packed_bytes)
-    try:
-        with client.causes():
-            sender = _made(make, client)
-    except Exception:
-        # The other ranks, which meet no engine, have gone on to the send.
-        tensors.finish()
-        raise
+    # Where this fails, the other ranks, which meet no engine, have gone on to the send.
+    with tensors.whole(), client.causes():
+        sender = _made(make, client)
     return WholePasses(sender, tensors, client)
 
 
@@ -133,14 +130,17 @@ class Passes:
         self._pass = self._begin()
         return self._pass
 
-    def forget(self) -> None:
-        """No pass has begun."""
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Before a failure is raised, go through what is left of the pass that has begun since, or
+        through all of one that never began."""
         self._pass = None
-
-    def finish(self) -> None:
-        """Go through what is left of the pass, or through all of one that never began."""
-        for _ in self._begin() if self._pass is None else self._pass:
-            pass
+        try:
+            yield
+        except Exception:
+            for _ in self._begin() if self._pass is None else self._pass:
+                pass
+            raise
 
 
 class WholePasses:
@@ -153,13 +153,8 @@ class WholePasses:
 
     def send(self, version: int) -> None:
         """See `Sender`."""
-        self._tensors.forget()
-        try:
-            with self._client.causes():
-                self._sender.send(version)
-        except Exception:
-            self._tensors.finish()
-            raise
+        with self._tensors.whole(), self._client.causes():
+            self._sender.send(version)
 
     def shutdown(self) -> None:
         """See `Sender`."""

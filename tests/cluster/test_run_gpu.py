@@ -1,15 +1,12 @@
 """Whole iterations on a GPU (`make test-gpu`): learner and engine on one by ipc, on two by nccl.
 
-The game is played in a process of its own: the tests' environment makes DeepSpeed work on CPU, and
-Ray hands it on to its workers.
+The game is played in a process of its own, for the reason that `tests/gpu_process.py` gives.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +22,7 @@ from cluster.connection import connect
 from cluster.wiring import Wired, wire
 from configs.load import load
 from configs.schema import RunConfig
+from tests import gpu_process
 from tests.conftest import ROOT
 
 GPUS = torch.cuda.device_count()
@@ -103,16 +101,8 @@ def played(tiny_model: Callable[[bool], Path], folder: Path, *overrides: str) ->
         f"run_dir={folder / 'run'}",
         *overrides,
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.cluster.test_run_gpu", *settings],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+    printed = gpu_process.run("tests.cluster.test_run_gpu", *settings)
+    seen = json.loads(printed.splitlines()[-1])
     assert seen["backend"] == "VllmPublisher"
     assert seen["versions"] == [0, ITERATIONS, ITERATIONS]
     assert len(seen["checksums"]) > 4

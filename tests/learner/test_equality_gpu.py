@@ -1,12 +1,10 @@
 """A step on a GPU with the optimiser in CPU memory, against plain PyTorch (`make test-gpu`).
 
-In a process of its own, for the reason that `tests/cluster/test_run_gpu.py` gives.
+In a process of its own, for the reason that `tests/gpu_process.py` gives.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import ray
 import torch
 
 from cluster.connection import connect
-from tests.conftest import ROOT
+from tests import gpu_process
 from tests.learner.games import LSP, run_config
 from tests.learner.plain import hold_to_plain_pytorch
 
@@ -25,16 +23,7 @@ from tests.learner.plain import hold_to_plain_pytorch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("stage", [2, 3])
 def test_a_learner_that_offloads_equals_plain_pytorch(tiny_model, stage):
-    arguments = [str(tiny_model(True)), str(stage)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.learner.test_equality_gpu", *arguments],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-8000:]
+    gpu_process.run("tests.learner.test_equality_gpu", str(tiny_model(True)), str(stage))
 
 
 def main(path: Path, stage: int) -> None:
