@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
 import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from configs.provenance import provenance
 
 RESULTS = Path("benchmarks/results")
+MEMORY_EVERY_S = 5.0
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -50,6 +54,42 @@ def figure(samples: list[float], unit: str) -> dict[str, Any]:
 def ratio(above: list[float], below: list[float]) -> dict[str, Any]:
     """The ratio of paired samples."""
     return figure([a / b for a, b in zip(above, below, strict=True)], "ratio")
+
+
+def run(command: Sequence[str], run_dir: Path) -> None:
+    """Run a command to its end, and keep beside `run_dir` the most memory that its processes held.
+
+    Raises subprocess.CalledProcessError where it fails.
+    """
+    kept = run_dir.with_suffix(".memory")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    process = psutil.Popen(command)
+    try:
+        while process.poll() is None:
+            kept.write_text(str(max(peak_memory(run_dir) or 0, memory(process))), "utf-8")
+            with contextlib.suppress(psutil.TimeoutExpired):
+                process.wait(MEMORY_EVERY_S)
+    finally:
+        # Interrupted by the keyboard, it writes its checkpoint.
+        code = process.wait()
+    if code:
+        raise subprocess.CalledProcessError(code, command)
+
+
+def peak_memory(run_dir: Path) -> int | None:
+    """Bytes that the processes of a run held at most, None where `run` did not play it."""
+    kept = run_dir.with_suffix(".memory")
+    return int(kept.read_text("utf-8")) if kept.is_file() else None
+
+
+def memory(process: psutil.Process) -> int:
+    """Bytes resident in a process and all below it; a page they share is counted once (PSS)."""
+    held = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [process, *process.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                held += one.memory_full_info().pss
+    return held
 
 
 def command() -> str:

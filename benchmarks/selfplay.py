@@ -5,12 +5,12 @@
 Plays the quickstart for each seed (base model and game of that seed), and beside it the same with
 the paper's literal Challenger reward −V + V_Q. A run that has ended is not played again, one that
 was interrupted is continued. Writes benchmarks/results/selfplay.json and selfplay.png: the greedy
-solve rate on held-out problems before and after with 95% intervals, and the curves.
+solve rate on held-out problems before and after with 95% intervals, the seconds each run took and
+the most memory its processes held, and the curves.
 """
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ def main() -> None:
     for (name, seed), summary in summaries.items():
         made_with = {key: summary[key] for key in ("wall_s", "versions")}
         made_with["git_commit"] = commit_of(runs[name, seed])
+        made_with["peak_memory_bytes"] = measure.peak_memory(runs[name, seed])
         row = {"seed": seed, **summary["heldout"], **made_with}
         figures[name]["seeds"].append(row)
         print(f"{name:12} seed {seed}: {row['before']:.3f} -> {row['after']:.3f}")
@@ -68,7 +69,7 @@ def summary_of(run_dir: Path, overrides: list[str]) -> dict[str, Any]:
     has not ended."""
     if read_summary(run_dir) is None:
         command = [sys.executable, "-m", "cluster", "train", "configs/quickstart.yaml"]
-        subprocess.run([*command, f"run_dir={run_dir}", *overrides], check=True)
+        measure.run([*command, f"run_dir={run_dir}", *overrides], run_dir)
     summary = read_summary(run_dir)
     assert summary is not None, "it was just played"
     return summary
