@@ -132,13 +132,14 @@ def run(work: Work, options: argparse.Namespace, scratch: Path) -> dict[str, Any
     """
     wanted = options.only or ("rollout", "learner", "game")
     model = random_model(work.shape, scratch / "model", speaks=work.plays_shape)
-    overrides = [*work.overrides, f"run_dir={scratch / 'run'}", "heldout=null"]
-    overrides.append(f"iterations={WARM_UP + options.repeats}")
+    overrides = [*work.overrides, "heldout=null", f"iterations={WARM_UP + options.repeats}"]
     if work.plays_shape:
         overrides.append(f"model.path={model}")
     config = load(work.config, overrides)
     make_plan(config, nodes_from(None)[1])
+    # Beside the configuration's own run directory, where it may be already.
     played = find_model(config).path if "game" in wanted else ""
+    config = config.model_copy(update={"run_dir": scratch / "run"})
     connect()
     figures: dict[str, Any] = {}
     try:
