@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import psutil
 
-from benchmarks.chaos_stage import LEARNER, NotWellError, Stage, children
+from benchmarks.chaos_stage import LEARNER, NotWellError, Stage
+from benchmarks.measure import children
 
 NODE_AWAY_S = 5.0
 SLOW_S, SLOW_FOR_S = 0.3, 10.0

@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from benchmarks.local_cluster import Head, joined, running_head
+from benchmarks.measure import children
 from benchmarks.proxy import Proxy
 from cluster.control import NAMESPACE
 from configs.load import RESOLVED
@@ -206,10 +207,3 @@ def lives(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
-
-
-def children(process: psutil.Process) -> list[psutil.Process]:
-    """All below a process, none where it is gone."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []

@@ -62,7 +62,7 @@ def run(command: Sequence[str], run_dir: Path) -> None:
 
     Raises subprocess.CalledProcessError where it fails.
     """
-    kept = run_dir.with_suffix(".memory")
+    kept = _kept(run_dir)
     kept.parent.mkdir(parents=True, exist_ok=True)
     process = psutil.Popen(command)
     try:
@@ -79,18 +79,24 @@ def run(command: Sequence[str], run_dir: Path) -> None:
 
 def peak_memory(run_dir: Path) -> int | None:
     """Bytes that the processes of a run held at most, None where `run` did not play it."""
-    kept = run_dir.with_suffix(".memory")
+    kept = _kept(run_dir)
     return int(kept.read_text("utf-8")) if kept.is_file() else None
 
 
 def memory(process: psutil.Process) -> int:
     """Bytes resident in a process and all below it; a page they share is counted once (PSS)."""
     held = 0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for one in [process, *process.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                held += one.memory_full_info().pss
+    for one in [process, *children(process)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            held += one.memory_full_info().pss
     return held
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """All below a process, none where it is gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.children(recursive=True)
+    return []
 
 
 def command() -> str:
@@ -123,6 +129,10 @@ def write(path: Path, figures: dict[str, Any], only: Sequence[str] | None = None
     content = {**made_by, **figures}
     path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     print(f"written to {path}")
+
+
+def _kept(run_dir: Path) -> Path:
+    return run_dir.with_name(f"{run_dir.name}.memory")
 
 
 def _processor() -> str:
