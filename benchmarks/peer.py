@@ -12,21 +12,22 @@ reference model, AdamW:
 
 Ours is a whole iteration of `algorithm: grpo` at staleness 0: sampling, verifier, one gradient
 step, weights published and verified. TRL runs in an environment of its own
-(benchmarks/peer_trl.py) at the fastest of its settings for this machine. The two run one after
-the other; the result has both with their split by phase.
+(benchmarks/peer_trl.py), first with each of `SETTINGS` for a few steps; at the fastest of them its
+steps and our iterations are then played by turns, so that a slow minute is shared by both. The
+result has both with their split by phase.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import statistics
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 
@@ -41,6 +42,15 @@ from configs.load import load
 from configs.schema import RunConfig
 from playground.language import development
 
+SETTINGS = {
+    "float32": ["--dtype", "float32"],
+    "bfloat16": ["--dtype", "bfloat16"],
+    "float32 in four parts": ["--dtype", "float32", "--parts", "4"],
+    "float32 continuous batching": ["--dtype", "float32", "--continuous-batching"],
+}
+"""TRL's, of which the fastest on this machine is played."""
+TRIED = 2
+"""Steps that a setting is judged by, after one to warm up."""
 WORDS = "red blue green gold cat dog bird fish sun moon rain snow tree road ship king".split()
 
 
@@ -71,25 +81,35 @@ def main() -> None:
         for work in works(Path(folder)):
             scratch = Path(folder) / work.name
             scratch.mkdir(exist_ok=True)
-            ours = our_figures(scratch, work, options.repeats)
-            theirs = trl_figures(scratch, work, options)
-            best = theirs["best"]
-            ratio = ours["answers_per_second"]["median"] / best["answers_per_second"]
-            if work.even:
-                # Some of ours end by themselves, which TRL's are not let.
-                ratio *= ours["tokens_per_answer"] / work.tokens
-            print(
-                f"{work.name}: ours {ours['answers_per_second']['median']:.1f} answers/s, TRL"
-                f" ({best['setting']}) {best['answers_per_second']:.1f}: ratio {ratio:.2f}"
-            )
-            size = {"queries": len(work.prompts), "answers": work.answers, "tokens": work.tokens}
-            figures[work.name] = {
-                "answers_per_second_ratio": ratio,
-                "ours": ours,
-                "trl": theirs,
-                "work": size,
-            }
+            figures[work.name] = compare(scratch, work, options.peer_python, options.repeats)
     measure.write(measure.RESULTS / f"peer-{measure.machine_name()}.json", figures)
+
+
+def compare(scratch: Path, work: Work, python: Path, repeats: int) -> dict[str, Any]:
+    """Answers/s of both on one work, and their ratio."""
+    tried = {name: tried_steps(python, scratch, work, name) for name in SETTINGS}
+    fastest = min(tried, key=lambda name: statistics.median(tried[name]))
+    turns = WARM_UP + repeats
+    connect()
+    try:
+        with Trl(python, scratch, work, fastest, turns) as trl:
+            game = by_turns(our_game(scratch, work, turns), str(work.model), trl)
+            records, steps = asyncio.run(game)
+    finally:
+        ray.shutdown()
+    ours, theirs = our_figures(work, records[WARM_UP:]), trl_figures(work, steps[WARM_UP:])
+    below = theirs["answers_per_second"]["samples"]
+    if work.even:
+        # Some of ours end by themselves, which TRL's are not let.
+        below = [each * work.tokens / ours["tokens_per_answer"] for each in below]
+    ratio = measure.ratio(ours["answers_per_second"]["samples"], below)
+    print(f"{work.name}: {ratio['median']:.2f} times the answers/s of TRL at {fastest}", flush=True)
+    return {
+        "answers_per_second_ratio": ratio,
+        "ours": ours,
+        "trl": {"setting": fastest, **theirs, "tried_step_seconds": tried},
+        "work": {"queries": len(work.prompts), "answers": work.answers, "tokens": work.tokens},
+    }
 
 
 def works(scratch: Path) -> list[Work]:
@@ -108,16 +128,16 @@ def works(scratch: Path) -> list[Work]:
     ]
 
 
-def our_figures(scratch: Path, work: Work, repeats: int) -> dict[str, Any]:
-    """Whole iterations of our GRPO."""
+def our_game(scratch: Path, work: Work, iterations: int) -> RunConfig:
+    """GRPO on the work's prompts."""
     data = scratch / "prompts.jsonl"
     data.write_text("".join(json.dumps({"query": prompt}) + "\n" for prompt in work.prompts))
     engine = {"dtype": "float32", "context": 512, "eager": True, "cpus": 0.5, "threads": 2}
-    config = RunConfig.model_validate(
+    return RunConfig.model_validate(
         {
             "algorithm": "grpo",
             "run_dir": scratch / "run",
-            "iterations": WARM_UP + repeats,
+            "iterations": iterations,
             "queries": len(work.prompts),
             "answers": work.answers,
             "model": {"path": str(work.model)},
@@ -140,11 +160,78 @@ def our_figures(scratch: Path, work: Work, repeats: int) -> dict[str, Any]:
                         "learning_rate": 1e-6, "micro_batch_tokens": work.micro_batch_tokens},
         }
     )  # fmt: skip
-    connect()
+
+
+class Trl:
+    """TRL's trainer at one of its settings, in a process that takes a step when it is asked to."""
+
+    def __init__(self, python: Path, scratch: Path, work: Work, setting: str, steps: int) -> None:
+        prompts = scratch / "prompts.json"
+        prompts.write_text(json.dumps(work.prompts))
+        command = [
+            str(python), "benchmarks/peer_trl.py",
+            "--model", str(work.model), "--prompts", str(prompts), "--answers", str(work.answers),
+            "--tokens", str(work.tokens), "--steps", str(steps),
+            *(["--even"] if work.even else []), *SETTINGS[setting],
+        ]  # fmt: skip
+        self.setting = setting
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Its input ends, and with it the process.
+        self._process.communicate()
+
+    def step(self) -> dict[str, float]:
+        """Take a step; its seconds, and those of its generation.
+
+        Raises RuntimeError where the process has ended; what it said is on standard error.
+        """
+        assert self._process.stdin
+        assert self._process.stdout
+        with suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        reply = self._process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"TRL at {self.setting} ended with code {self._process.wait()}")
+        return json.loads(reply)
+
+
+def tried_steps(python: Path, scratch: Path, work: Work, setting: str) -> list[float]:
+    """Seconds of a few steps at a setting."""
+    with Trl(python, scratch, work, setting, 1 + TRIED) as trl:
+        seconds = [trl.step()["step"] for _ in range(1 + TRIED)][1:]
+    print(f"{work.name}: TRL at {setting}: {statistics.median(seconds):.2f} s a step", flush=True)
+    return seconds
+
+
+async def by_turns(
+    config: RunConfig, model: str, trl: Trl
+) -> tuple[list[IterationRecord], list[dict[str, float]]]:
+    """One of our iterations, one of TRL's steps, and so on to the end of the game.
+
+    TRL's step keeps this thread, so that our next round does not begin beside it.
+    """
+    wired = wire(config, model)
+    records, steps = list[IterationRecord](), list[dict[str, float]]()
     try:
-        records = asyncio.run(_play(config, str(work.model)))[WARM_UP:]
+        await wired.start()
+        await wired.policy.publish(0)
+        async for record in wired.game(config, Kept()).play():
+            records.append(record)
+            steps.append(trl.step())
     finally:
-        ray.shutdown()
+        await wired.stop()
+    return records, steps
+
+
+def our_figures(work: Work, records: list[IterationRecord]) -> dict[str, Any]:
+    """Of whole iterations."""
     seconds = [record.seconds for record in records]
     answers = len(work.prompts) * work.answers
     return {
@@ -157,29 +244,16 @@ def our_figures(scratch: Path, work: Work, repeats: int) -> dict[str, Any]:
     }
 
 
-async def _play(config: RunConfig, model: str) -> list[IterationRecord]:
-    wired = wire(config, model)
-    try:
-        await wired.start()
-        await wired.policy.publish(0)
-        game = wired.game(config, Kept())
-        return [record async for record in game.play()]
-    finally:
-        await wired.stop()
-
-
-def trl_figures(scratch: Path, work: Work, options: argparse.Namespace) -> dict[str, Any]:
-    """TRL's, measured in its own environment."""
-    (scratch / "prompts.json").write_text(json.dumps(work.prompts))
-    out = scratch / "trl.json"
-    command = [
-        str(options.peer_python), "benchmarks/peer_trl.py",
-        "--model", str(work.model), "--prompts", str(scratch / "prompts.json"),
-        "--answers", str(work.answers), "--tokens", str(work.tokens),
-        "--repeats", str(options.repeats), "--out", str(out), *(["--even"] if work.even else []),
-    ]  # fmt: skip
-    subprocess.run(command, check=True)
-    return json.loads(out.read_text())
+def trl_figures(work: Work, steps: list[dict[str, float]]) -> dict[str, Any]:
+    """Of TRL's steps."""
+    answers = len(work.prompts) * work.answers
+    return {
+        "answers_per_second": measure.figure([answers / step["step"] for step in steps], "1/s"),
+        **{
+            f"{phase}_seconds": measure.figure([step[phase] for step in steps], "s")
+            for phase in ("generation", "step")
+        },
+    }
 
 
 if __name__ == "__main__":
