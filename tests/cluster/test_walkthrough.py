@@ -34,7 +34,7 @@ from tests.conftest import ROOT
 
 DOCUMENT = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 DEADLINE_S = 150.0
-ITERATIONS = 300
+ITERATIONS = 160
 WITHOUT = ("judge", "quality", "safety", "preference", "heldout")
 """What this run has not, so that panels that ask for nothing else are empty."""
 RARE = (
@@ -91,6 +91,12 @@ def until(condition: Callable[[], Any], seen: Callable[[], Any] = lambda: "") ->
         assert time.monotonic() < deadline, f"it has not come to that in time {seen()}"
         time.sleep(0.5)
     return held
+
+
+def played(run_dir: Path) -> int:
+    """The iterations that a run has finished."""
+    lines = run_dir / "metrics.jsonl"
+    return len(lines.read_bytes().splitlines()) if lines.exists() else 0
 
 
 def rollout(status: dict[str, Any]) -> dict[str, Any]:
@@ -163,6 +169,8 @@ def test_the_walk_of_the_documentation(model: Path, tmp_path: Path, debian_progr
         walk = Walk(head, run_dir, settings)
         submit = "configs/quickstart.yaml run_dir=$PWD/runs/walk metrics.discovery_port=9400"
         walk.types(f"selfplay submit --detach {submit}")
+        # A command is dear, a file is not.
+        until(lambda: played(run_dir) >= 2)
         walk.reaches(lambda status: status["iteration"] >= 2)
         assert "rollout" in walk.types("selfplay status runs/walk")
         until(lambda: watcher.members() == {"rollout-0"})
@@ -170,12 +178,12 @@ def test_the_walk_of_the_documentation(model: Path, tmp_path: Path, debian_progr
         refused = walk.does("scale", str(run_dir), "rollout=2", "judge=2", code=2)
         assert "there is no fleet judge; there are rollout, reward_solved" in refused
         walk.types("selfplay scale runs/walk rollout=2")
-        grown = walk.reaches(lambda status: rollout(status)["serving"] == 2)
         until(lambda: watcher.members() == {"rollout-0", "rollout-1"})
+        grown = walk.reaches(lambda status: rollout(status)["serving"] == 2)
         (newcomer,) = (m for m in rollout(grown)["members"] if m["name"] == "rollout-1")
         os.kill(newcomer["pid"], signal.SIGKILL)
-        walk.reaches(lambda s: rollout(s)["restarts"] == 1 and rollout(s)["serving"] == 2)
         until(lambda: watcher.asks('selfplay_fleet_restarts{fleet="rollout"} == 1'))
+        walk.reaches(lambda s: rollout(s)["restarts"] == 1 and rollout(s)["serving"] == 2)
 
         due = [
             question

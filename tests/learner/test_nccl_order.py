@@ -32,17 +32,30 @@ HANGS_SECONDS = 90
 """After which a send counts as one without end: vLLM's store would give up after 300."""
 
 
+@pytest.fixture(scope="module")
+def processes(ray_session) -> Iterator[list[Any]]:
+    """Members' processes that the tests have left alive; each takes seconds to import vLLM."""
+    alive: list[Any] = []
+    yield alive
+    for receiver in alive:
+        ray.kill(receiver)
+
+
 @pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
-def receivers(ray_session, monkeypatch, request) -> Iterator[list[Any]]:
-    """Three members of their own processes, for either vLLM that sends to them."""
+def receivers(processes, monkeypatch, request) -> list[Any]:
+    """Three new members of their own processes, for either vLLM that sends to them."""
     if request.param:
         use_functions_of_025(monkeypatch)
+    for receiver in list(processes):
+        try:
+            ray.get(receiver.begin.remote(request.param))
+        except ActorDiedError:
+            processes.remove(receiver)
     actor: Any = ray.remote(num_cpus=0)(Receiver)
-    made = [actor.remote() for _ in range(3)]
-    ray.get([receiver.begin.remote(request.param) for receiver in made])
-    yield made
-    for receiver in made:
-        ray.kill(receiver)
+    new = [actor.remote() for _ in range(3 - len(processes))]
+    ray.get([receiver.begin.remote(request.param) for receiver in new])
+    processes.extend(new)
+    return list(processes)
 
 
 @pytest.fixture

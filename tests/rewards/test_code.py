@@ -1,6 +1,5 @@
 """The verifier of coding tasks: what tests need, what an answer's code is, and faked successes."""
 
-import time
 from functools import cache
 
 import pytest
@@ -21,7 +20,7 @@ def sandbox(debian_program):
 
 @cache
 def made():
-    return Sandbox(Limits(wall_s=3.0, cpu_s=2, memory_mib=256))
+    return Sandbox(Limits(wall_s=10.0, cpu_s=2, memory_mib=256))
 
 
 def kind(sandbox, code, tests):
@@ -274,7 +273,7 @@ def test_reason_names_the_line(sandbox):
 @pytest.fixture
 def verifier(debian_program):
     debian_program("bwrap", "bubblewrap")
-    verifier = KillableVerifier("rewards.code:tests_pass", 5.0, "rewards.parts.tests.function")
+    verifier = KillableVerifier("rewards.code:tests_pass", 30.0, "rewards.parts.tests.function")
     yield verifier
     verifier.close()
 
@@ -287,12 +286,10 @@ def test_verifier_scores_answers(verifier):
         fenced("import sys; sys.exit(0)"),
         fenced("def f(a, b):\n    while True: pass"),
     ]
-    started = time.monotonic()
     outcomes = verifier.verify([("", answer, ADDS) for answer in answers])
     assert [(o.kind, o.score) for o in outcomes] == [
         ("scored", score) for score in (1.0, 0.0, 0.0, 0.0, 0.0)
     ]
-    assert time.monotonic() - started < 10
     without, empty = verifier.verify([("", answers[0], None), ("", answers[0], "assert 1")])
     assert (without.kind, empty.kind) == ("raised", "raised")
 
@@ -300,4 +297,4 @@ def test_verifier_scores_answers(verifier):
 def test_verifier_without_a_sandbox_is_the_users_error(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=r"rewards\.parts\.tests\.function.*install bubblewrap"):
-        KillableVerifier("rewards.code:tests_pass", 5.0, "rewards.parts.tests.function")
+        KillableVerifier("rewards.code:tests_pass", 30.0, "rewards.parts.tests.function")

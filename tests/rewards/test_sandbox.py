@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 CPU_S = 100_000 + os.getpid()
 """In the command line of every process in a sandbox of these tests, so that they can be found."""
-LIMITS = Limits(wall_s=5.0, cpu_s=CPU_S, memory_mib=128, processes=8, output_kib=64)
+LIMITS = Limits(wall_s=20.0, cpu_s=CPU_S, memory_mib=128, processes=8, output_kib=64)
 
 
 @pytest.fixture
