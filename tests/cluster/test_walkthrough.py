@@ -34,7 +34,8 @@ from tests.conftest import ROOT
 
 DOCUMENT = (ROOT / "docs" / "cluster.md").read_text("utf-8")
 DEADLINE_S = 150.0
-ITERATIONS = 160
+ITERATIONS = 300
+"""More than are played, on a busy machine, while a killed newcomer comes up again."""
 WITHOUT = ("judge", "quality", "safety", "preference", "heldout")
 """What this run has not, so that panels that ask for nothing else are empty."""
 RARE = (
