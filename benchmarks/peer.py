@@ -12,9 +12,9 @@ reference model, AdamW:
 
 Ours is a whole iteration of `algorithm: grpo` at staleness 0: sampling, verifier, one gradient
 step, weights published and verified. TRL runs in an environment of its own
-(benchmarks/peer_trl.py), first with each of `SETTINGS` for a few steps; at the fastest of them its
-steps and our iterations are then played by turns, so that a slow minute is shared by both. The
-result has both with their split by phase.
+(benchmarks/peer_trl.py), first with each of `SETTINGS` for a few steps; at the fastest of them it
+and we then play by turns of a few steps, so that a slow minute is shared by both and each has its
+caches warm. The result has both with their split by phase and the lengths of their answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import json
 import statistics
 import subprocess
 import tempfile
-from contextlib import suppress
+import threading
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -32,7 +33,7 @@ from typing import Any, Self
 import ray
 
 from benchmarks import measure
-from benchmarks.bench import ANSWERS, QUERIES, WARM_UP, Kept
+from benchmarks.bench import ANSWERS, QUERIES, Kept
 from benchmarks.shapes import QUICKSTART, random_model
 from cluster.connection import connect
 from cluster.initial import find_model
@@ -51,6 +52,9 @@ SETTINGS = {
 """TRL's, of which the fastest on this machine is played."""
 TRIED = 2
 """Steps that a setting is judged by, after one to warm up."""
+TURN = 4
+"""Our iterations, then as many steps of TRL."""
+STEP_DEADLINE_S = 600
 WORDS = "red blue green gold cat dog bird fish sun moon rain snow tree road ship king".split()
 
 
@@ -74,30 +78,37 @@ def main() -> None:
     """Run both on each work and write the figures."""
     parser = measure.parser(__doc__)
     parser.add_argument("--peer-python", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=5)
     options = parser.parse_args()
     figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for work in works(Path(folder)):
             scratch = Path(folder) / work.name
             scratch.mkdir(exist_ok=True)
-            figures[work.name] = compare(scratch, work, options.peer_python, options.repeats)
+            figures[work.name] = compare(scratch, work, options.peer_python, options.turns)
     measure.write(measure.RESULTS / f"peer-{measure.machine_name()}.json", figures)
 
 
-def compare(scratch: Path, work: Work, python: Path, repeats: int) -> dict[str, Any]:
-    """Answers/s of both on one work, and their ratio."""
+def compare(scratch: Path, work: Work, python: Path, turns: int) -> dict[str, Any]:
+    """Answers/s of both on one work, and their ratio.
+
+    Raises RuntimeError where TRL takes no step at any of its settings.
+    """
     tried = {name: tried_steps(python, scratch, work, name) for name in SETTINGS}
-    fastest = min(tried, key=lambda name: statistics.median(tried[name]))
-    turns = WARM_UP + repeats
+    able = {name: statistics.median(seconds) for name, seconds in tried.items() if seconds}
+    if not able:
+        raise RuntimeError(f"TRL takes no step at any of its settings: {', '.join(SETTINGS)}")
+    fastest = min(able, key=lambda name: able[name])
+    steps = (1 + turns) * TURN
     connect()
     try:
-        with Trl(python, scratch, work, fastest, turns) as trl:
-            game = by_turns(our_game(scratch, work, turns), str(work.model), trl)
-            records, steps = asyncio.run(game)
+        with Trl(python, scratch, work, fastest, steps) as trl:
+            game = by_turns(our_game(scratch, work, steps), str(work.model), trl)
+            our_records, trl_steps = asyncio.run(game)
     finally:
         ray.shutdown()
-    ours, theirs = our_figures(work, records[WARM_UP:]), trl_figures(work, steps[WARM_UP:])
+    # The first turn warms both up.
+    ours, theirs = our_figures(work, our_records[TURN:]), trl_figures(work, trl_steps[TURN:])
     below = theirs["answers_per_second"]["samples"]
     if work.even:
         # Some of ours end by themselves, which TRL's are not let.
@@ -184,28 +195,39 @@ class Trl:
 
     def __exit__(self, *_: object) -> None:
         # Its input ends, and with it the process.
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
     def step(self) -> dict[str, float]:
-        """Take a step; its seconds, and those of its generation.
+        """Take a step; its seconds, those of its generation, and the tokens of its answers.
 
         Raises RuntimeError where the process has ended; what it said is on standard error.
         """
         assert self._process.stdin
         assert self._process.stdout
+        deadline = threading.Timer(STEP_DEADLINE_S, self._process.kill)
+        deadline.start()
         with suppress(BrokenPipeError):
             self._process.stdin.write("\n")
             self._process.stdin.flush()
         reply = self._process.stdout.readline()
+        deadline.cancel()
         if not reply:
             raise RuntimeError(f"TRL at {self.setting} ended with code {self._process.wait()}")
         return json.loads(reply)
 
 
-def tried_steps(python: Path, scratch: Path, work: Work, setting: str) -> list[float]:
-    """Seconds of a few steps at a setting."""
-    with Trl(python, scratch, work, setting, 1 + TRIED) as trl:
-        seconds = [trl.step()["step"] for _ in range(1 + TRIED)][1:]
+def tried_steps(python: Path, scratch: Path, work: Work, setting: str) -> list[float] | None:
+    """Seconds of a few steps at a setting, None where it takes none."""
+    try:
+        with Trl(python, scratch, work, setting, 1 + TRIED) as trl:
+            seconds = [trl.step()["step"] for _ in range(1 + TRIED)][1:]
+    except RuntimeError as error:
+        print(f"{work.name}: {error}", flush=True)
+        return None
     print(f"{work.name}: TRL at {setting}: {statistics.median(seconds):.2f} s a step", flush=True)
     return seconds
 
@@ -213,18 +235,20 @@ def tried_steps(python: Path, scratch: Path, work: Work, setting: str) -> list[f
 async def by_turns(
     config: RunConfig, model: str, trl: Trl
 ) -> tuple[list[IterationRecord], list[dict[str, float]]]:
-    """One of our iterations, one of TRL's steps, and so on to the end of the game.
+    """A turn of ours, a turn of TRL's, and so on to the end of the game.
 
-    TRL's step keeps this thread, so that our next round does not begin beside it.
+    TRL's steps keep this thread, so that our next round does not begin beside them.
     """
     wired = wire(config, model)
     records, steps = list[IterationRecord](), list[dict[str, float]]()
     try:
         await wired.start()
         await wired.policy.publish(0)
-        async for record in wired.game(config, Kept()).play():
-            records.append(record)
-            steps.append(trl.step())
+        async with aclosing(wired.game(config, Kept()).play()) as played:
+            async for record in played:
+                records.append(record)
+                if len(records) % TURN == 0:
+                    steps.extend(trl.step() for _ in range(TURN))
     finally:
         await wired.stop()
     return records, steps
@@ -233,12 +257,11 @@ async def by_turns(
 def our_figures(work: Work, records: list[IterationRecord]) -> dict[str, Any]:
     """Of whole iterations."""
     seconds = [record.seconds for record in records]
-    answers = len(work.prompts) * work.answers
     return {
-        "answers_per_second": measure.figure([answers / s["iteration"] for s in seconds], "1/s"),
+        "answers_per_second": per_second(work, [each["iteration"] for each in seconds]),
         "tokens_per_answer": statistics.mean(record.answer_tokens for record in records),
         **{
-            f"{phase}_seconds": measure.figure([s[phase] for s in seconds], "s")
+            f"{phase}_seconds": measure.figure([each[phase] for each in seconds], "s")
             for phase in ("wait", "train", "publish", "iteration")
         },
     }
@@ -246,14 +269,22 @@ def our_figures(work: Work, records: list[IterationRecord]) -> dict[str, Any]:
 
 def trl_figures(work: Work, steps: list[dict[str, float]]) -> dict[str, Any]:
     """Of TRL's steps."""
-    answers = len(work.prompts) * work.answers
     return {
-        "answers_per_second": measure.figure([answers / step["step"] for step in steps], "1/s"),
+        "answers_per_second": per_second(work, [step["step"] for step in steps]),
+        "tokens_per_answer": statistics.mean(step["tokens"] for step in steps),
+        "longest_answer": measure.figure([step["longest"] for step in steps], "tokens"),
         **{
             f"{phase}_seconds": measure.figure([step[phase] for step in steps], "s")
             for phase in ("generation", "step")
         },
     }
+
+
+def per_second(work: Work, seconds: list[float]) -> dict[str, Any]:
+    """Answers/s of each turn, from the seconds of all steps."""
+    answers = TURN * len(work.prompts) * work.answers
+    turns = [sum(seconds[i : i + TURN]) for i in range(0, len(seconds), TURN)]
+    return measure.figure([answers / turn for turn in turns], "1/s")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
         --steps 7 --dtype float32 [--parts 4] [--continuous-batching] [--even]
 
 Before each step it waits for a line on its standard input, and answers with one on its standard
-output: the step's seconds and its generation's, as JSON. A step is generation, rewards, reference
-log-probabilities, forward, backward and the optimiser. TRL's colocated vLLM does not run on CPU,
-so it generates with transformers, with or without its continuous batching.
+output, as JSON: the step's seconds and its generation's, its answers' mean and longest length. A
+step is generation, rewards, reference log-probabilities, forward, backward and the optimiser. TRL's
+colocated vLLM does not run on CPU, so it generates with transformers, with or without its
+continuous batching.
 """
 
 from __future__ import annotations
@@ -14,39 +15,45 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from datasets import Dataset
-from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
-
 REPLIES = os.fdopen(os.dup(1), "w", buffering=1)
 """Standard output as it was; what the libraries print there goes to standard error."""
+os.dup2(2, 1)
+
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 
 class StepClock(TrainerCallback):
     """Lets a step begin when it is asked for, and tells how long it took."""
 
-    generation = 0.0
-
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if not sys.stdin.readline():
             sys.exit("nobody asks for steps any more")
         self.generation = 0.0
+        self.lengths: list[int] = []
         self._start = time.perf_counter()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        step = time.perf_counter() - self._start
-        print(json.dumps({"step": step, "generation": self.generation}), file=REPLIES)
+        reply = {
+            "step": time.perf_counter() - self._start,
+            "generation": self.generation,
+            "tokens": statistics.mean(self.lengths),
+            "longest": max(self.lengths),
+        }
+        print(json.dumps(reply), file=REPLIES)
 
 
 class TimedTrainer(GRPOTrainer):
-    """GRPOTrainer that adds up the seconds spent in generation."""
+    """GRPOTrainer that notes the seconds spent in generation and the answers' lengths."""
 
     clock: StepClock
 
@@ -54,6 +61,8 @@ class TimedTrainer(GRPOTrainer):
         start = time.perf_counter()
         result = super()._generate(*args, **kwargs)
         self.clock.generation += time.perf_counter() - start
+        _, completion_ids, *_ = result
+        self.clock.lengths += [len(ids) for ids in completion_ids]
         return result
 
 
@@ -112,7 +121,6 @@ def main() -> None:
     parser.add_argument("--even", action="store_true", help="every answer has that many tokens")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    os.dup2(2, 1)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         train(options, json.loads(options.prompts.read_text()), folder)
