@@ -175,15 +175,15 @@ def test_a_run_leaves_what_the_design_says(whole: Path):
     assert any((whole / "tensorboard").iterdir())
 
 
-def test_stopped_and_resumed_equals_uninterrupted(whole: Path, model: Path, tmp_path: Path):
+def test_stopped_by_ctrl_c_and_resumed_equals_uninterrupted(
+    whole: Path, model: Path, tmp_path: Path
+):
     run_dir = tmp_path / "stopped"
     train = Command("train", "configs/quickstart.yaml", *overrides(model, run_dir))
     train.until(f"2/{ITERATIONS}")
-    started = time.monotonic()
-    stop = subprocess.run([sys.executable, "-m", "cluster", "stop", str(run_dir)], check=False)
-    assert stop.returncode == 0
+    # Ctrl-C reaches every process of the terminal's foreground group, Ray's too.
+    os.killpg(train.process.pid, signal.SIGINT)
     assert train.end() == 0, "".join(train.said)
-    print(f"stopped in {time.monotonic() - started:.1f} s")
     assert train.living() == []
     assert not (run_dir / "summary.json").exists()
     resume = Command("resume", str(run_dir))
@@ -192,7 +192,7 @@ def test_stopped_and_resumed_equals_uninterrupted(whole: Path, model: Path, tmp_
     assert check_ledger(run_dir, answers=ANSWERS, staleness=0) == []
 
 
-def test_crashed_and_resumed_plays_the_lost_iterations_again_and_ctrl_c_leaves_no_process(
+def test_crashed_and_resumed_plays_the_lost_iterations_again_and_stop_leaves_no_process(
     whole: Path, model: Path, tmp_path: Path
 ):
     run_dir = tmp_path / "crashed"
@@ -203,9 +203,11 @@ def test_crashed_and_resumed_plays_the_lost_iterations_again_and_ctrl_c_leaves_n
     train.end()
     again = Command("train", "configs/quickstart.yaml", *settings)
     again.until(f"9/{ITERATIONS}")
-    # Ctrl-C reaches every process of the terminal's foreground group, Ray's too.
-    os.killpg(again.process.pid, signal.SIGINT)
+    started = time.monotonic()
+    stop = subprocess.run([sys.executable, "-m", "cluster", "stop", str(run_dir)], check=False)
+    assert stop.returncode == 0
     assert again.end() == 0, "".join(again.said)
+    print(f"stopped in {time.monotonic() - started:.1f} s")
     assert again.living() == []
     assert "continuing it" in "".join(again.said)
     assert list((run_dir / "games" / "undone").iterdir())

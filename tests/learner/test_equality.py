@@ -12,12 +12,12 @@ from tests.learner.plain import hold_to_plain_pytorch
     ("stage", "tied", "clip", "more"),
     [
         (0, True, 0.3, {}),  # as the quickstart has it, on more than one rank
-        (1, True, 0.0, {"gradient_checkpointing": True}),
+        (1, True, 0.3, {"gradient_checkpointing": True}),
         (2, False, 0.3, {}),
         (3, True, 0.3, {"gradient_checkpointing": True}),  # as the presets of Llama-3.2 have it
         # On a GPU the optimiser is another one too: test_equality_gpu.py.
         (2, True, 0.3, {"offload": True}),
-        (3, False, 0.3, {"offload": True}),
+        (3, False, 0.0, {"offload": True}),
     ],
 )
 def test_two_ranks_equal_plain_pytorch(ray_session, tiny_model, stage, tied, clip, more):

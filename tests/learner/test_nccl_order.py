@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, GetTimeoutError
 
 from tests.learner.gloo_transfer import (
     CONFIG,
@@ -43,13 +43,14 @@ def processes(ray_session) -> Iterator[list[Any]]:
 
 @pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
 def receivers(processes, monkeypatch, request) -> list[Any]:
-    """Three new members of their own processes, for either vLLM that sends to them."""
+    """Three members, as good as new, in processes of their own, for either vLLM that sends."""
     if request.param:
         use_functions_of_025(monkeypatch)
     for receiver in list(processes):
         try:
-            ray.get(receiver.begin.remote(request.param))
-        except ActorDiedError:
+            ray.get(receiver.begin.remote(request.param), timeout=30)
+        except (ActorDiedError, GetTimeoutError):
+            ray.kill(receiver)
             processes.remove(receiver)
     actor: Any = ray.remote(num_cpus=0)(Receiver)
     new = [actor.remote() for _ in range(3 - len(processes))]
