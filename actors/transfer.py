@@ -107,6 +107,12 @@ class ObjectStoreEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def shutdown(self) -> None:
         """Do nothing: there is no connection."""
 
+    @staticmethod
+    def trainer_send_weights(iterator: Iterator[Any], trainer_args: Any) -> None:
+        """Refuse: vLLM 0.25 lets no engine be made without a sending end."""
+        del iterator, trainer_args
+        raise NotImplementedError("the learner's publisher sends, through Ray's object store")
+
 
 def tied_heads(model: nn.Module) -> list[nn.Module]:
     """Return the output heads whose weight is an embedding's own."""

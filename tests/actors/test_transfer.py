@@ -1,13 +1,15 @@
-"""Where a checkpoint's tensors lie in an engine's layout."""
+"""Where a checkpoint's tensors lie in an engine's layout, and what vLLM asks of its engine."""
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar
 
+import pytest
 import torch
 from torch import nn
 
-from actors.transfer import checkpoint_tensor
+from actors.transfer import ObjectStoreEngine, checkpoint_tensor
 
 
 class Fused(nn.Module):
@@ -41,3 +43,10 @@ def test_a_packed_or_unknown_tensor_is_not_found():
     assert checkpoint_tensor(Layer(0), "attention.q_proj.weight") is None
     assert checkpoint_tensor(Layer(24), "attention.o_proj.weight") is None
     assert checkpoint_tensor(Layer(24), "attention.norm.weight") is not None
+
+
+def test_an_engine_can_be_made_under_every_vllm():
+    assert not inspect.isabstract(ObjectStoreEngine)
+    # 0.25 asks for a sending end too, of which later ones know nothing.
+    with pytest.raises(NotImplementedError, match="the learner's publisher sends"):
+        ObjectStoreEngine.trainer_send_weights(iter(()), {})
