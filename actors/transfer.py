@@ -145,7 +145,12 @@ class PolicyWorker:
 
     def renew_transfer(self: Any, init_info: dict[str, Any]) -> None:
         """Connect to the trainer, after letting go of an earlier connection (it would leak)."""
-        self.weight_transfer_engine.shutdown()
+        engine = self.weight_transfer_engine
+        group = getattr(engine, "model_update_group", None)
+        engine.shutdown()
+        if group is not None:
+            # 0.25's shutdown only forgets it.
+            group.destroy()
         self.init_weight_transfer_engine(init_info)
 
     def tensor_checksums(self: Any, names: list[str]) -> dict[str, int]:

@@ -7,9 +7,10 @@ the layerwise reload are vLLM's code as it is.
 
 Replaced, because it needs a GPU, is only: `PyNcclCommunicator`, whose collectives go through a
 gloo group at the same store; the CUDA streams of the packed broadcast, which here are nothing to
-wait for; and `torch.accelerator`'s device number and synchronisation. vLLM 0.25's static functions
-are not in the installed vLLM: `StaticSender` runs against functions of the same signatures around
-the same broadcast, and its receivers take the packing from each update, as 0.25's do.
+wait for; and `torch.accelerator`'s device number and synchronisation. Where vLLM 0.25's static
+functions are not in the installed vLLM, `StaticSender` runs against functions of the same
+signatures around the same broadcast, and its receivers take the packing from each update, as 0.25's
+do; with vLLM 0.25 installed, against those functions and receivers.
 """
 
 from __future__ import annotations
@@ -106,14 +107,23 @@ class GlooCommunicator:
         self.destroyed = True
 
 
+class Stream:
+    """A GPU's, on which nothing is under way."""
+
+    def synchronize(self) -> None:
+        pass
+
+
 def replace_nccl(replace: Callable[[Any, str, Any], None]) -> None:
     """Take out of this process what needs a GPU, by `setattr` or a patch that is undone."""
     from vllm.distributed.device_communicators import pynccl
     from vllm.distributed.weight_transfer import packed_tensor
 
-    stream = SimpleNamespace(synchronize=lambda: None)
     replace(pynccl, "PyNcclCommunicator", GlooCommunicator)
-    replace(packed_tensor, "_get_streams", lambda device, count: (stream,) * count)
+    if hasattr(packed_tensor, "_get_streams"):
+        replace(packed_tensor, "_get_streams", lambda device, count: (Stream(),) * count)
+    else:  # 0.25
+        replace(torch.cuda, "Stream", Stream)
     replace(torch.accelerator, "current_device_index", lambda: 0)
     replace(torch.accelerator, "synchronize", lambda: None)
 
@@ -208,8 +218,14 @@ class Receiver:
         return [(group.rank, group.destroyed) for group in self.groups]
 
 
+def needs_trainer_engines(needed: bool = True) -> None:
+    """Skip the test where the installed vLLM has none."""
+    if needed and not vllm_trainer._has_trainer_factory():
+        pytest.skip("vLLM 0.25 has no trainer engines")
+
+
 def receiving_engine(packing_by_update: bool) -> type:
-    """vLLM's receiving engine; told the packing with each update, as in 0.25, or once."""
+    """vLLM's receiving engine: as in 0.25, told the packing with each update, or as installed."""
     from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 
     class Engine025(NCCLWeightTransferEngine):
@@ -219,11 +235,18 @@ def receiving_engine(packing_by_update: bool) -> type:
             self.packed_buffer_size_bytes = told.pop("packed_buffer_size_bytes")
             return super().parse_update_info(told)
 
-    return Engine025 if packing_by_update else NCCLWeightTransferEngine
+        def shutdown(self) -> None:
+            # It gives no communicator back.
+            self.model_update_group = None
+
+    imitated = packing_by_update and vllm_trainer._has_trainer_factory()
+    return Engine025 if imitated else NCCLWeightTransferEngine
 
 
 def use_functions_of_025(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the sending end vLLM 0.25's two static functions instead of a trainer engine."""
+    if not vllm_trainer._has_trainer_factory():
+        return
     from vllm.distributed.weight_transfer import nccl_engine, packed_tensor
 
     def trainer_send_weights(

@@ -22,6 +22,7 @@ from tests.learner.gloo_transfer import (
     Receiver,
     check_holds,
     check_packed,
+    needs_trainer_engines,
     replace_nccl,
     sending_end,
     train,
@@ -44,6 +45,7 @@ def processes(ray_session) -> Iterator[list[Any]]:
 @pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
 def receivers(processes, monkeypatch, request) -> list[Any]:
     """Three members, as good as new, in processes of their own, for either vLLM that sends."""
+    needs_trainer_engines(not request.param)
     if request.param:
         use_functions_of_025(monkeypatch)
     for receiver in list(processes):
