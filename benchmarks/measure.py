@@ -100,9 +100,13 @@ def children(process: psutil.Process) -> list[psutil.Process]:
 
 
 def command() -> str:
-    """The command that this process was started with."""
+    """The command that this process was started with; of an absolute path only the name.
+
+    Where something lies on the machine says nothing to others.
+    """
     module = f"benchmarks.{Path(sys.argv[0]).stem}"
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    arguments = [Path(a).name if Path(a).is_absolute() else a for a in sys.argv[1:]]
+    return shlex.join(["python", "-m", module, *arguments])
 
 
 def machine() -> dict[str, Any]:

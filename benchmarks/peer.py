@@ -210,11 +210,14 @@ class Trl:
         assert self._process.stdout
         deadline = threading.Timer(STEP_DEADLINE_S, self._process.kill)
         deadline.start()
-        with suppress(BrokenPipeError):
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-        reply = self._process.stdout.readline()
-        deadline.cancel()
+        try:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write("\n")
+                self._process.stdin.flush()
+            reply = self._process.stdout.readline()
+        finally:
+            # Interrupted by the keyboard, this process would wait for it to its end.
+            deadline.cancel()
         if not reply:
             raise RuntimeError(f"TRL at {self.setting} ended with code {self._process.wait()}")
         return json.loads(reply)

@@ -37,3 +37,13 @@ def test_the_memory_of_a_command_is_that_of_all_its_processes_at_most(tmp_path, 
 def test_a_command_that_fails_is_an_error(tmp_path: Path):
     with pytest.raises(subprocess.CalledProcessError):
         measure.run([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "run")
+
+
+def test_a_command_is_kept_without_where_things_lie_on_this_machine(monkeypatch):
+    arguments = ["benchmarks/peer.py", "--peer-python", "/home/me/venv/bin/python", "--turns", "3"]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert measure.command() == "python -m benchmarks.peer --peer-python python --turns 3"
+    monkeypatch.setattr(
+        "sys.argv", ["benchmarks/peer.py", "--peer-python", ".venv-peer/bin/python"]
+    )
+    assert measure.command() == "python -m benchmarks.peer --peer-python .venv-peer/bin/python"

@@ -218,9 +218,9 @@ class Receiver:
         return [(group.rank, group.destroyed) for group in self.groups]
 
 
-def needs_trainer_engines(needed: bool = True) -> None:
+def needs_trainer_engines() -> None:
     """Skip the test where the installed vLLM has none."""
-    if needed and not vllm_trainer._has_trainer_factory():
+    if not vllm_trainer._has_trainer_factory():
         pytest.skip("vLLM 0.25 has no trainer engines")
 
 

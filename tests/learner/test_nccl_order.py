@@ -45,9 +45,10 @@ def processes(ray_session) -> Iterator[list[Any]]:
 @pytest.fixture(params=[False, True], ids=["trainer engine", "functions of 0.25"])
 def receivers(processes, monkeypatch, request) -> list[Any]:
     """Three members, as good as new, in processes of their own, for either vLLM that sends."""
-    needs_trainer_engines(not request.param)
     if request.param:
         use_functions_of_025(monkeypatch)
+    else:
+        needs_trainer_engines()
     for receiver in list(processes):
         try:
             ray.get(receiver.begin.remote(request.param), timeout=30)
